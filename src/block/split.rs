@@ -1,0 +1,1 @@
+//! Splitters: where content is cut into blocks.

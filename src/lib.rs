@@ -1,0 +1,9 @@
+//! Wanigan: a transparent SMB and HTTP proxy that lets a branch office fetch each block of a file over the WAN once.
+//!
+//! `ARCHITECTURE.md` tells the story; the modules below are its rooms.
+
+pub mod addr;
+pub mod block;
+pub mod fault;
+pub mod metrics;
+pub mod shim;

@@ -1,0 +1,2 @@
+//! The `wanigan` command.
+fn main() {}

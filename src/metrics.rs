@@ -1,0 +1,306 @@
+//! Every metric of Wanigan, with unit and help. Labels come from closed sets, never from the network.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use wanigan_parsers::Direction;
+
+use crate::fault::{DirectReason, OpaqueReason, Protocol, ResetReason};
+
+/// Where a block's bytes came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The own store.
+    Store,
+    /// The core, pushed with the reference.
+    Core,
+    /// The core, asked for with FETCH because the store did not have it.
+    Fetch,
+}
+
+impl Source {
+    const ALL: [Self; 3] = [Self::Store, Self::Core, Self::Fetch];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Core => "core",
+            Self::Fetch => "fetch",
+        }
+    }
+}
+
+/// All metrics of one node. Cloned handles count into the same numbers.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    lan_bytes: IntCounterVec,
+    flow_wan_bytes: IntCounterVec,
+    /// Bytes of datagrams sent on links, IP and UDP headers included.
+    pub wan_sent_bytes: IntCounter,
+    /// Bytes of datagrams received on links, IP and UDP headers included.
+    pub wan_received_bytes: IntCounter,
+    opaque_bytes: IntCounterVec,
+    block_bytes: IntCounterVec,
+    direct_bytes: IntCounterVec,
+    flows: IntCounterVec,
+    /// Flows carried over a link at this moment.
+    pub flows_active: IntGauge,
+    flows_direct: IntCounterVec,
+    flows_reset: IntCounterVec,
+    /// Links that answer at this moment.
+    pub links_up: IntGauge,
+    /// Memory reserved for flows, in bytes.
+    pub memory_bytes: IntGauge,
+    /// The limit of `memory_bytes`.
+    pub memory_limit_bytes: IntGauge,
+    /// Blocks whose bytes did not match their reference, from any source.
+    pub wrong_blocks: IntCounter,
+    /// What the store counts.
+    pub store: StoreMetrics,
+}
+
+/// What the store counts.
+#[derive(Clone)]
+pub struct StoreMetrics {
+    /// Bytes of segment files.
+    pub bytes: IntGauge,
+    /// The limit of `bytes`.
+    pub limit_bytes: IntGauge,
+    /// Blocks that can be found.
+    pub blocks: IntGauge,
+    /// Segment files.
+    pub segments: IntGauge,
+    /// Bytes of blocks in the memory tier.
+    pub memory_bytes: IntGauge,
+    /// Bytes of blocks that left with an evicted segment.
+    pub evicted_bytes: IntCounter,
+    /// Bytes of blocks that were written.
+    pub written_bytes: IntCounter,
+    /// Blocks that were not written because the queue to the disk was full.
+    pub dropped_blocks: IntCounter,
+    /// Blocks that failed their seal when read.
+    pub bad_blocks: IntCounter,
+    /// Failed reads, writes and commits.
+    pub errors: IntCounter,
+    /// Whether the disk is in use: 1, or 0 after it failed.
+    pub up: IntGauge,
+}
+
+impl Metrics {
+    /// Registers everything in a registry of its own.
+    ///
+    /// # Panics
+    /// Never with the names below, which a test registers.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        let metrics = Self {
+            lan_bytes: counters(
+                r,
+                "wanigan_lan_bytes_total",
+                "Bytes of flows on the TCP leg of this node, by protocol and direction.",
+                &["protocol", "direction"],
+            ),
+            flow_wan_bytes: counters(
+                r,
+                "wanigan_flow_wan_bytes_total",
+                "Frame bytes of flows on the link, by protocol and direction; without the transport's own overhead.",
+                &["protocol", "direction"],
+            ),
+            wan_sent_bytes: counter(
+                r,
+                "wanigan_wan_sent_bytes_total",
+                "Bytes of datagrams sent on links, IP and UDP headers included.",
+            ),
+            wan_received_bytes: counter(
+                r,
+                "wanigan_wan_received_bytes_total",
+                "Bytes of datagrams received on links, IP and UDP headers included.",
+            ),
+            opaque_bytes: counters(
+                r,
+                "wanigan_opaque_bytes_total",
+                "Bytes passed on without a reference, by reason.",
+                &["reason"],
+            ),
+            block_bytes: counters(
+                r,
+                "wanigan_block_bytes_total",
+                "Bytes of content blocks written to clients, by where they came from.",
+                &["source"],
+            ),
+            direct_bytes: counters(
+                r,
+                "wanigan_direct_bytes_total",
+                "Bytes of connections relayed directly, outside the link.",
+                &["direction"],
+            ),
+            flows: counters(
+                r,
+                "wanigan_flows_total",
+                "Flows carried over a link, by protocol, counted when they end.",
+                &["protocol"],
+            ),
+            flows_active: gauge(r, "wanigan_flows_active", "Flows carried over a link at this moment."),
+            flows_direct: counters(
+                r,
+                "wanigan_flows_direct_total",
+                "Connections relayed directly, by reason.",
+                &["reason"],
+            ),
+            flows_reset: counters(
+                r,
+                "wanigan_flows_reset_total",
+                "Flows reset on both legs, by reason.",
+                &["reason"],
+            ),
+            links_up: gauge(r, "wanigan_links_up", "Links that answer at this moment."),
+            memory_bytes: gauge(r, "wanigan_memory_bytes", "Memory reserved for flows."),
+            memory_limit_bytes: gauge(r, "wanigan_memory_limit_bytes", "The limit of wanigan_memory_bytes."),
+            wrong_blocks: counter(
+                r,
+                "wanigan_wrong_blocks_total",
+                "Blocks whose bytes did not match their reference.",
+            ),
+            store: StoreMetrics {
+                bytes: gauge(r, "wanigan_store_bytes", "Bytes of the store's segment files."),
+                limit_bytes: gauge(r, "wanigan_store_limit_bytes", "The limit of wanigan_store_bytes."),
+                blocks: gauge(r, "wanigan_store_blocks", "Blocks in the store."),
+                segments: gauge(r, "wanigan_store_segments", "Segment files of the store."),
+                memory_bytes: gauge(
+                    r,
+                    "wanigan_store_memory_bytes",
+                    "Bytes of blocks in the store's memory tier.",
+                ),
+                evicted_bytes: counter(
+                    r,
+                    "wanigan_store_evicted_bytes_total",
+                    "Bytes of blocks that left with an evicted segment.",
+                ),
+                written_bytes: counter(
+                    r,
+                    "wanigan_store_written_bytes_total",
+                    "Bytes of blocks written to the store.",
+                ),
+                dropped_blocks: counter(
+                    r,
+                    "wanigan_store_dropped_blocks_total",
+                    "Blocks not written because the queue to the disk was full.",
+                ),
+                bad_blocks: counter(
+                    r,
+                    "wanigan_store_bad_blocks_total",
+                    "Blocks that failed their seal when read; they are dropped and fetched again.",
+                ),
+                errors: counter(
+                    r,
+                    "wanigan_store_errors_total",
+                    "Failed reads, writes and commits of the store.",
+                ),
+                up: gauge(
+                    r,
+                    "wanigan_store_up",
+                    "Whether the store's disk is in use: 1, or 0 after it failed.",
+                ),
+            },
+            registry,
+        };
+        metrics.export_zeros();
+        metrics
+    }
+
+    /// Returns the registry, for the admin address.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Counts bytes of a flow on this node's TCP leg.
+    pub fn count_lan_bytes(&self, protocol: Protocol, direction: Direction, bytes: usize) {
+        self.lan_bytes.with_label_values(&[protocol.as_str(), direction.as_str()]).inc_by(bytes as u64);
+    }
+
+    /// Counts frame bytes of a flow on the link.
+    pub fn count_flow_wan_bytes(&self, protocol: Protocol, direction: Direction, bytes: usize) {
+        self.flow_wan_bytes.with_label_values(&[protocol.as_str(), direction.as_str()]).inc_by(bytes as u64);
+    }
+
+    /// Counts bytes passed on without a reference.
+    pub fn count_opaque_bytes(&self, reason: OpaqueReason, bytes: usize) {
+        self.opaque_bytes.with_label_values(&[reason.as_str()]).inc_by(bytes as u64);
+    }
+
+    /// Counts bytes of content blocks written to a client.
+    pub fn count_block_bytes(&self, source: Source, bytes: usize) {
+        self.block_bytes.with_label_values(&[source.as_str()]).inc_by(bytes as u64);
+    }
+
+    /// Counts bytes relayed directly.
+    pub fn count_direct_bytes(&self, direction: Direction, bytes: u64) {
+        self.direct_bytes.with_label_values(&[direction.as_str()]).inc_by(bytes);
+    }
+
+    /// Counts a flow that ended.
+    pub fn count_flow(&self, protocol: Protocol) {
+        self.flows.with_label_values(&[protocol.as_str()]).inc();
+    }
+
+    /// Counts a connection relayed directly.
+    pub fn count_direct(&self, reason: DirectReason) {
+        self.flows_direct.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Counts a flow reset on both legs.
+    pub fn count_reset(&self, reason: ResetReason) {
+        self.flows_reset.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    fn export_zeros(&self) {
+        for direction in Direction::ALL {
+            for protocol in Protocol::ALL {
+                self.count_lan_bytes(*protocol, direction, 0);
+                self.count_flow_wan_bytes(*protocol, direction, 0);
+            }
+            self.count_direct_bytes(direction, 0);
+        }
+        for protocol in Protocol::ALL {
+            self.flows.with_label_values(&[protocol.as_str()]);
+        }
+        for reason in OpaqueReason::ALL {
+            self.count_opaque_bytes(*reason, 0);
+        }
+        for reason in DirectReason::ALL {
+            self.flows_direct.with_label_values(&[reason.as_str()]);
+        }
+        for reason in ResetReason::ALL {
+            self.flows_reset.with_label_values(&[reason.as_str()]);
+        }
+        for source in Source::ALL {
+            self.count_block_bytes(source, 0);
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    let counters = IntCounterVec::new(Opts::new(name, help), labels).expect("name and labels are valid");
+    registry.register(Box::new(counters.clone())).expect("each name is registered once");
+    counters
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    let counter = IntCounter::new(name, help).expect("the name is valid");
+    registry.register(Box::new(counter.clone())).expect("each name is registered once");
+    counter
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    let gauge = IntGauge::new(name, help).expect("the name is valid");
+    registry.register(Box::new(gauge.clone())).expect("each name is registered once");
+    gauge
+}
