@@ -4,6 +4,12 @@
 
 pub mod addr;
 pub mod block;
+pub mod budget;
+pub mod drain;
 pub mod fault;
+pub mod flow;
+pub mod matching;
 pub mod metrics;
 pub mod shim;
+pub mod store;
+pub mod wan;

@@ -1,0 +1,432 @@
+//! One intercepted connection, carried over the link: the shell that moves bytes between a TCP leg, the two halves of
+//! the flow and the link's stream. It is the same at an edge and at a core; what differs is which direction it sends.
+//!
+//! ```text
+//!  leg ──read──▶ shim ──spans──▶ Sending ──frames──▶ stream      (LITERAL, DATA, REF)
+//!  leg ◀─write── Receiving ◀──frames── stream                    store, then FETCH, for what is missing
+//! ```
+//!
+//! Everything of a flow happens in one task that waits for whichever comes first, so that no direction, fetch or
+//! acknowledgement ever waits for another. A flow ends in good order when both directions did; in any other case both
+//! legs are reset, since a FIN would tell an HTTP client that its response is complete.
+
+use std::future::pending;
+use std::io;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use quinn::{ReadError, VarInt, WriteError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+use tracing::debug;
+use wanigan_parsers::Direction;
+use wanigan_parsers::wan::DialStatus;
+
+pub mod receiving;
+pub mod sending;
+pub mod window;
+
+use self::receiving::{Output, Receiving, Violation};
+use self::sending::Sending;
+use crate::block::Block;
+use crate::fault::ResetReason;
+use crate::metrics::{Metrics, Source};
+use crate::shim::{Shim, Span};
+use crate::store::Store;
+use crate::wan::frames::{READ_BYTES, push_frame};
+use crate::wan::{FetchRequest, FlowPort, FlowStream, LinkError, Progress, code};
+
+/// How a flow ended.
+#[derive(Debug)]
+pub enum End {
+    /// Both directions in good order.
+    Done,
+    /// Both legs were, or are to be, reset.
+    Reset(ResetReason),
+    /// The core could not connect to the server; no byte of the client reached it.
+    NotOpened(DialStatus, Vec<Bytes>),
+    /// The core fell silent before it said whether it connected. The bytes of the client may have reached the server
+    /// unless there were none.
+    Unheard(Vec<Bytes>),
+}
+
+/// A flow at one of its two nodes.
+pub struct Flow {
+    /// Its stream on the link.
+    pub stream: FlowStream,
+    /// Its mailboxes.
+    pub port: FlowPort,
+    /// From the leg to the link.
+    pub sending: Sending,
+    /// From the link to the leg.
+    pub receiving: Receiving,
+    /// Watches both directions.
+    pub shim: Box<dyn Shim>,
+    /// The direction of `sending`.
+    pub sends: Direction,
+    /// Bytes of the client that went out before OPENED came; `None` once it did.
+    pub unopened: Option<Vec<Bytes>>,
+    /// Where references are looked up and blocks kept.
+    pub store: Store,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+/// Results of what ran beside the flow's loop.
+enum Job {
+    LookedUp(u64, Option<Block>),
+    Fetched(Result<Vec<(u64, Option<Bytes>)>, LinkError>),
+}
+
+/// What the loop holds between its parts.
+#[derive(Default)]
+struct Buffers {
+    /// Chunks for the stream; those before `out_at` are written.
+    out: Vec<Bytes>,
+    out_at: usize,
+    /// Bytes for the leg.
+    writing: Option<(Bytes, Option<Source>)>,
+    read: BytesMut,
+    spans: Vec<Span>,
+    /// A report that the control stream had no room for.
+    unreported: Option<Progress>,
+    leg_finish: LegFinish,
+    stream_finished: bool,
+    recv_ended: bool,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum LegFinish {
+    #[default]
+    NotYet,
+    Wanted,
+    Done,
+}
+
+impl Flow {
+    /// Carries the flow to its end.
+    pub async fn run(mut self, leg: &mut TcpStream) -> End {
+        self.metrics.flows_active.inc();
+        let mut jobs = JoinSet::new();
+        let end = match self.carry(leg, &mut jobs).await {
+            Ok(()) => End::Done,
+            Err(end) => end,
+        };
+        let code = match &end {
+            End::Done => None,
+            End::Reset(ResetReason::Protocol) => Some(code::PROTOCOL),
+            End::Reset(ResetReason::Unresolved) => Some(code::UNRESOLVED),
+            End::Reset(ResetReason::Stopping) | End::NotOpened(..) | End::Unheard(_) => Some(code::STOPPING),
+            End::Reset(_) => Some(code::LEG),
+        };
+        if let Some(code) = code {
+            let _ = self.stream.send.reset(code);
+            let _ = self.stream.recv.stop(code);
+        }
+        self.metrics.flows_active.dec();
+        self.metrics.count_flow(self.shim.protocol());
+        if let End::Reset(reason) = &end {
+            debug!(reason = reason.as_str(), "flow reset");
+            self.metrics.count_reset(*reason);
+        }
+        end
+    }
+
+    async fn carry(&mut self, leg: &mut TcpStream, jobs: &mut JoinSet<Job>) -> Result<(), End> {
+        let (mut leg_read, mut leg_write) = leg.split();
+        let mut buffers = Buffers::default();
+        loop {
+            self.handle_outputs(&mut buffers, jobs)?;
+            self.fill_stream(&mut buffers);
+            if buffers.leg_finish == LegFinish::Wanted && buffers.writing.is_none() {
+                buffers.leg_finish = LegFinish::Done;
+                leg_write.shutdown().await.map_err(|_| self.leg_broke())?;
+            }
+            if buffers.stream_finished && self.sending.is_done() && self.is_received(&buffers) {
+                return Ok(());
+            }
+            self.wait(&mut leg_read, &mut leg_write, &mut buffers, jobs).await?;
+        }
+    }
+
+    /// Waits for whichever comes first and takes it in. Every branch can be dropped without losing bytes.
+    async fn wait(
+        &mut self,
+        leg_read: &mut ReadHalf<'_>,
+        leg_write: &mut WriteHalf<'_>,
+        buffers: &mut Buffers,
+        jobs: &mut JoinSet<Job>,
+    ) -> Result<(), End> {
+        let wakeup = [self.sending.poll_timeout(), self.receiving.poll_timeout()].into_iter().flatten().min();
+        let unopened = self.unopened.is_some();
+        let link = self.port.link().clone();
+        let reads_leg = self.sending.wants_input() && buffers.out.is_empty();
+        if reads_leg {
+            buffers.read.reserve(READ_BYTES);
+        }
+        tokio::select! {
+            count = leg_read.read_buf(&mut buffers.read), if reads_leg => {
+                let count = count.map_err(|_| self.leg_broke())?;
+                self.handle_leg(count, buffers);
+            }
+            count = write_leg(leg_write, buffers.writing.as_ref()), if buffers.writing.is_some() => {
+                let count = count.map_err(|_| self.leg_broke())?;
+                self.handle_written(count, buffers);
+            }
+            written = self.stream.send.write_chunks(&mut buffers.out[buffers.out_at..]), if !buffers.out.is_empty() => {
+                let written = written.map_err(|error| self.stream_broke_writing(&error))?;
+                self.metrics.count_flow_wan_bytes(self.shim.protocol(), self.sends, written.bytes);
+                buffers.out_at += written.chunks;
+                if buffers.out_at == buffers.out.len() {
+                    buffers.out.clear();
+                    buffers.out_at = 0;
+                }
+            }
+            chunk = self.stream.recv.read_chunk(READ_BYTES, true), if !buffers.recv_ended => {
+                match chunk.map_err(|error| self.stream_broke_reading(&error))? {
+                    Some(chunk) => self.handle_stream(&chunk.bytes)?,
+                    None => buffers.recv_ended = true,
+                }
+            }
+            () = link.closed(), if buffers.recv_ended => return Err(End::Reset(ResetReason::LinkLost)),
+            Ok(()) = self.port.progress.changed() => {
+                let latest = *self.port.progress.borrow_and_update();
+                self.sending.handle_progress(latest.resolved, latest.credit);
+            }
+            Some(request) = self.port.fetches.recv() => self.handle_fetch(request),
+            Some(job) = jobs.join_next(), if !jobs.is_empty() => {
+                self.handle_job(job.expect("look-ups and fetches do not panic"))?;
+            }
+            () = sleep_until_some(wakeup) => {
+                let now = Instant::now();
+                self.sending.handle_timeout(now);
+                self.receiving.handle_timeout(now);
+            }
+            () = tokio::time::sleep(REPORT_AGAIN), if buffers.unreported.is_some() => {}
+            () = link.unheard(), if unopened => {
+                return Err(End::Unheard(self.unopened.take().unwrap_or_default()));
+            }
+        }
+        if buffers.recv_ended && !self.receiving.is_finished() {
+            // The stream ended without FIN: the other node gave up.
+            return Err(End::Reset(ResetReason::Protocol));
+        }
+        Ok(())
+    }
+
+    fn handle_leg(&mut self, count: usize, buffers: &mut Buffers) {
+        if count == 0 {
+            self.sending.handle_end();
+            return;
+        }
+        // Few bytes get a small buffer of their own, so that the large one is used again.
+        let bytes = if count < READ_BYTES / 4 {
+            let bytes = Bytes::copy_from_slice(&buffers.read);
+            buffers.read.clear();
+            bytes
+        } else {
+            buffers.read.split().freeze()
+        };
+        self.metrics.count_lan_bytes(self.shim.protocol(), self.sends, count);
+        if let Some(unopened) = &mut self.unopened {
+            unopened.push(bytes.clone());
+        }
+        buffers.spans.clear();
+        self.shim.handle_input(self.sends, &bytes, &mut buffers.spans);
+        self.sending.handle_input(bytes, &buffers.spans, Instant::now());
+        for (reason, bytes) in self.sending.poll_opaque() {
+            self.metrics.count_opaque_bytes(reason, bytes);
+        }
+    }
+
+    fn handle_written(&mut self, count: usize, buffers: &mut Buffers) {
+        let Some((bytes, source)) = &mut buffers.writing else { return };
+        self.metrics.count_lan_bytes(self.shim.protocol(), self.sends.reverse(), count);
+        if let Some(source) = source {
+            self.metrics.count_block_bytes(*source, count);
+        }
+        let _ = bytes.split_to(count);
+        if bytes.is_empty() {
+            buffers.writing = None;
+        }
+        self.receiving.handle_written(count, Instant::now());
+    }
+
+    fn handle_stream(&mut self, bytes: &[u8]) -> Result<(), End> {
+        self.metrics.count_flow_wan_bytes(self.shim.protocol(), self.sends.reverse(), bytes.len());
+        self.stream.reader.handle_input(bytes);
+        self.handle_frames()
+    }
+
+    /// Takes in every whole frame that arrived.
+    fn handle_frames(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        while let Some(frame) =
+            self.stream.reader.poll_frame().map_err(|_| End::Reset(ResetReason::Protocol))?
+        {
+            if let wanigan_parsers::wan::Frame::Opened { credit, .. } = &frame {
+                self.sending.handle_progress(0, *credit);
+            }
+            self.receiving.handle_frame(frame, now).map_err(|violation| self.violated(violation))?;
+        }
+        Ok(())
+    }
+
+    fn handle_outputs(&mut self, buffers: &mut Buffers, jobs: &mut JoinSet<Job>) -> Result<(), End> {
+        let again = buffers.unreported.take();
+        let mut progress = again;
+        while let Some(output) = self.receiving.poll_output() {
+            match output {
+                Output::Opened(_) if self.unopened.is_none() => {
+                    return Err(End::Reset(ResetReason::Protocol));
+                }
+                Output::Opened(DialStatus::Connected) => self.unopened = None,
+                Output::Opened(status) => {
+                    return Err(End::NotOpened(status, self.unopened.take().unwrap_or_default()));
+                }
+                Output::LookUp(number, reference) => match self.store.get_now(&reference) {
+                    Some(block) => self.receiving.handle_looked_up(number, Some(block), Instant::now()),
+                    None => {
+                        let store = self.store.clone();
+                        jobs.spawn(async move { Job::LookedUp(number, store.get(&reference).await) });
+                    }
+                },
+                Output::Fetch(numbers) => {
+                    debug!(count = numbers.len(), "references are not in the store; fetched from the core");
+                    let (link, flow) = (self.port.link().clone(), self.port.flow());
+                    jobs.spawn(async move { Job::Fetched(link.fetch(flow, numbers).await) });
+                }
+                Output::Store(block) => self.store.put(block),
+                Output::Write(bytes, source) => {
+                    buffers.spans.clear();
+                    self.shim.handle_input(self.sends.reverse(), &bytes, &mut buffers.spans);
+                    buffers.writing = Some((bytes, source));
+                }
+                Output::Progress { resolved, credit } => progress = Some(Progress { resolved, credit }),
+                Output::Finish => buffers.leg_finish = LegFinish::Wanted,
+            }
+        }
+        if let Some(progress) = progress
+            && !self.port.link().report(self.port.flow(), progress)
+        {
+            buffers.unreported = Some(progress);
+        }
+        Ok(())
+    }
+
+    fn handle_fetch(&mut self, request: FetchRequest) {
+        let answers =
+            request.numbers.iter().map(|number| (*number, self.sending.handle_fetch(*number))).collect();
+        // Nobody waits for the answer any longer when its stream broke.
+        let _ = request.reply.send(answers);
+    }
+
+    fn handle_job(&mut self, job: Job) -> Result<(), End> {
+        let now = Instant::now();
+        match job {
+            Job::LookedUp(number, block) => self.receiving.handle_looked_up(number, block, now),
+            Job::Fetched(Ok(blocks)) => {
+                for (number, bytes) in blocks {
+                    self.receiving
+                        .handle_fetched(number, bytes, now)
+                        .map_err(|violation| self.violated(violation))?;
+                }
+            }
+            Job::Fetched(Err(error)) => {
+                debug!(error = &error as &dyn std::error::Error, "fetch failed");
+                return Err(End::Reset(ResetReason::Unresolved));
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns the frames that have credit into chunks for the stream, and ends it after FIN.
+    fn fill_stream(&mut self, buffers: &mut Buffers) {
+        if !buffers.out.is_empty() || buffers.stream_finished {
+            return;
+        }
+        let mut bytes = 0;
+        while bytes < READ_BYTES
+            && let Some(frame) = self.sending.poll_frame()
+        {
+            push_frame(frame, &mut buffers.out);
+            bytes += buffers.out.iter().rev().take(2).map(Bytes::len).sum::<usize>();
+        }
+        if buffers.out.is_empty() && self.sending.is_sent() {
+            let _ = self.stream.send.finish();
+            buffers.stream_finished = true;
+        }
+    }
+
+    fn is_received(&self, buffers: &Buffers) -> bool {
+        self.receiving.is_done() && buffers.leg_finish == LegFinish::Done && buffers.unreported.is_none()
+    }
+
+    fn leg_broke(&self) -> End {
+        End::Reset(match self.sends {
+            Direction::ToServer => ResetReason::ClientLeg,
+            Direction::ToClient => ResetReason::ServerLeg,
+        })
+    }
+
+    fn violated(&self, violation: Violation) -> End {
+        debug!(error = &violation as &dyn std::error::Error, "flow is given up");
+        match violation {
+            Violation::Unresolved(_) => End::Reset(ResetReason::Unresolved),
+            Violation::WrongBlock(_) => {
+                self.metrics.wrong_blocks.inc();
+                End::Reset(ResetReason::Protocol)
+            }
+            Violation::Overrun(_) | Violation::OutOfPlace => End::Reset(ResetReason::Protocol),
+        }
+    }
+
+    fn stream_broke_reading(&self, error: &ReadError) -> End {
+        match error {
+            ReadError::Reset(code) => self.reset_by_other(*code),
+            _ => End::Reset(ResetReason::LinkLost),
+        }
+    }
+
+    fn stream_broke_writing(&self, error: &WriteError) -> End {
+        match error {
+            WriteError::Stopped(code) => self.reset_by_other(*code),
+            _ => End::Reset(ResetReason::LinkLost),
+        }
+    }
+
+    fn reset_by_other(&self, by: VarInt) -> End {
+        End::Reset(match by {
+            code::LEG => match self.sends {
+                Direction::ToServer => ResetReason::ServerLeg,
+                Direction::ToClient => ResetReason::ClientLeg,
+            },
+            code::UNRESOLVED => ResetReason::Unresolved,
+            code::STOPPING => ResetReason::Stopping,
+            _ => ResetReason::Protocol,
+        })
+    }
+}
+
+async fn write_leg(leg: &mut WriteHalf<'_>, writing: Option<&(Bytes, Option<Source>)>) -> io::Result<usize> {
+    match writing {
+        Some((bytes, _)) => match leg.write(bytes).await? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            count => Ok(count),
+        },
+        None => pending().await,
+    }
+}
+
+async fn sleep_until_some(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => pending().await,
+    }
+}
+
+/// How soon a report that found the control stream full is tried again.
+const REPORT_AGAIN: std::time::Duration = std::time::Duration::from_millis(5);

@@ -1,0 +1,392 @@
+//! The receiving half of a flow: frames of the link in, bytes for the local leg out, in order. No I/O, no protocol.
+//!
+//! References are resolved ahead of the leg, as far as memory allows; the one at the head always has room. A
+//! reference that the store does not have is fetched from the sender, several at once. A block whose bytes do not
+//! match its reference never reaches the leg.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use wanigan_parsers::wan::{DialStatus, FETCH_NUMBERS_MAX, Frame, Reference};
+
+use super::sending::frame_cost;
+use super::window::{Overrun, Window};
+use crate::block::{Block, WrongBlock};
+use crate::budget::{Budget, Reservation};
+use crate::metrics::Source;
+
+/// References resolved ahead of the leg at most.
+const LOOKAHEAD: usize = 64;
+
+/// References resolved before they are acknowledged at once.
+const ACK_EVERY: u64 = 32;
+
+/// How long an acknowledgement may wait for others.
+const ACK_DELAY: Duration = Duration::from_millis(25);
+
+/// What the shell is to do.
+#[derive(Debug)]
+pub enum Output {
+    /// The other side's dial ended.
+    Opened(DialStatus),
+    /// Look the block up in the store, then call [`Receiving::handle_looked_up`].
+    LookUp(u64, Reference),
+    /// Ask the sender for these references, then call [`Receiving::handle_fetched`] for each.
+    Fetch(Vec<u64>),
+    /// Keep the block.
+    Store(Block),
+    /// Write the bytes to the leg, then call [`Receiving::handle_written`].
+    Write(Bytes, Option<Source>),
+    /// Tell the sender how far we are: references resolved, credit given.
+    Progress {
+        /// References resolved since the flow began.
+        resolved: u64,
+        /// Credit given since the flow began.
+        credit: u64,
+    },
+    /// End the leg's sending direction in good order.
+    Finish,
+}
+
+/// Why the flow must be reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// Sender: bytes that are not the block they claim to be.
+    #[error(transparent)]
+    WrongBlock(#[from] WrongBlock),
+    /// Sender: more than it was given credit for.
+    #[error(transparent)]
+    Overrun(#[from] Overrun),
+    /// Sender: a frame that has no place where it came.
+    #[error("frame out of place")]
+    OutOfPlace,
+    /// Sender: it does not have what it referred to.
+    #[error("reference {0} can be resolved by nobody")]
+    Unresolved(u64),
+}
+
+/// The receiving half of one flow.
+#[derive(Debug)]
+pub struct Receiving {
+    window: Window,
+    queue: VecDeque<Item>,
+    /// Memory of resolved references that wait for their turn.
+    reservation: Reservation,
+    looking_ahead: usize,
+    outputs: VecDeque<Output>,
+    writing: Option<Writing>,
+    /// Number of the next REF to arrive.
+    next_number: u64,
+    acked: u64,
+    ack_deadline: Option<Instant>,
+    grant: Option<u64>,
+    finished: bool,
+}
+
+#[derive(Debug)]
+enum Item {
+    Literal(Bytes),
+    Data(Bytes),
+    Ref(Ref),
+    Fin,
+}
+
+#[derive(Debug)]
+struct Ref {
+    number: u64,
+    reference: Reference,
+    skip: usize,
+    len: usize,
+    state: RefState,
+    /// Bytes of the reservation that this reference holds.
+    reserved: u64,
+}
+
+#[derive(Debug)]
+enum RefState {
+    Waiting,
+    LookingUp,
+    Missing,
+    Fetching,
+    Ready(Bytes, Source),
+}
+
+#[derive(Debug)]
+struct Writing {
+    left: usize,
+    cost: u64,
+    reserved: u64,
+}
+
+impl Receiving {
+    /// Makes the half for a flow with an open window.
+    ///
+    /// # Panics
+    /// Never: an empty reservation always fits.
+    #[must_use]
+    pub fn new(window: Window, budget: &Budget) -> Self {
+        Self {
+            window,
+            queue: VecDeque::new(),
+            reservation: budget.reserve(0).expect("nothing always fits"),
+            looking_ahead: 0,
+            outputs: VecDeque::new(),
+            writing: None,
+            next_number: 0,
+            acked: 0,
+            ack_deadline: None,
+            grant: None,
+            finished: false,
+        }
+    }
+
+    /// Returns the credit for OPEN or OPENED.
+    #[must_use]
+    pub fn credit(&self) -> u64 {
+        self.window.granted()
+    }
+
+    /// Takes the next frame.
+    ///
+    /// # Errors
+    /// [`Violation`] when the flow must be reset.
+    pub fn handle_frame(&mut self, frame: Frame<Bytes>, now: Instant) -> Result<(), Violation> {
+        if self.finished {
+            return Err(Violation::OutOfPlace);
+        }
+        self.window.handle_received(frame_cost(&frame))?;
+        match frame {
+            Frame::Opened { status, credit: _ } => self.outputs.push_back(Output::Opened(status)),
+            Frame::Literal(bytes) => self.queue.push_back(Item::Literal(bytes)),
+            Frame::Data(reference, bytes) => {
+                let block = Block::verify(reference, bytes)?;
+                self.queue.push_back(Item::Data(block.bytes().clone()));
+                self.outputs.push_back(Output::Store(block));
+            }
+            Frame::Ref { reference, skip, len } => {
+                self.queue.push_back(Item::Ref(Ref {
+                    number: self.next_number,
+                    reference,
+                    skip: skip as usize,
+                    len: len as usize,
+                    state: RefState::Waiting,
+                    reserved: 0,
+                }));
+                self.next_number += 1;
+            }
+            Frame::Fin => {
+                self.finished = true;
+                self.queue.push_back(Item::Fin);
+            }
+            Frame::Release(bytes) => self.window.handle_released(bytes)?,
+            _ => return Err(Violation::OutOfPlace),
+        }
+        self.advance(now);
+        Ok(())
+    }
+
+    /// Takes the store's answer to [`Output::LookUp`].
+    pub fn handle_looked_up(&mut self, number: u64, block: Option<Block>, now: Instant) {
+        if let Some(item) = self.find(number) {
+            item.state = match block {
+                Some(block) => RefState::Ready(item.slice(block.bytes()), Source::Store),
+                None => RefState::Missing,
+            };
+        }
+        self.advance(now);
+    }
+
+    /// Takes the sender's answer for one number of [`Output::Fetch`].
+    ///
+    /// # Errors
+    /// [`Violation`] when the block is wrong or there is none: the flow must be reset.
+    pub fn handle_fetched(
+        &mut self,
+        number: u64,
+        bytes: Option<Bytes>,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        let bytes = bytes.ok_or(Violation::Unresolved(number))?;
+        let item = self.find(number).ok_or(Violation::OutOfPlace)?;
+        let block = Block::verify(item.reference, bytes)?;
+        item.state = RefState::Ready(item.slice(block.bytes()), Source::Fetch);
+        self.outputs.push_back(Output::Store(block));
+        self.advance(now);
+        Ok(())
+    }
+
+    /// Takes note of bytes that the leg took of the last [`Output::Write`].
+    pub fn handle_written(&mut self, bytes: usize, now: Instant) {
+        let Some(writing) = &mut self.writing else { return };
+        writing.left -= bytes;
+        if writing.left == 0 {
+            let (cost, reserved) = (writing.cost, writing.reserved);
+            self.writing = None;
+            self.reservation.shrink(reserved);
+            self.grant = self.window.handle_delivered(cost).or(self.grant);
+            self.advance(now);
+        }
+    }
+
+    /// Sends a delayed acknowledgement.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.report(now);
+    }
+
+    /// Returns when [`Receiving::handle_timeout`] wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.ack_deadline
+    }
+
+    /// Returns the next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Returns whether FIN arrived.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Returns whether everything up to FIN was written.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.finished && self.queue.is_empty() && self.writing.is_none() && self.acked == self.next_number
+    }
+
+    fn advance(&mut self, now: Instant) {
+        self.write_head();
+        self.look_ahead();
+        self.fetch_missing();
+        self.report(now);
+    }
+
+    /// Hands the head of the queue to the leg if it is complete.
+    fn write_head(&mut self) {
+        if self.writing.is_some() {
+            return;
+        }
+        let ready = match self.queue.front() {
+            Some(Item::Ref(item)) => matches!(item.state, RefState::Ready(..)),
+            head => head.is_some(),
+        };
+        if !ready {
+            return;
+        }
+        let head = self.queue.pop_front().expect("the head was there");
+        let (bytes, source, cost, reserved) = match head {
+            Item::Fin => {
+                self.outputs.push_back(Output::Finish);
+                return;
+            }
+            Item::Literal(bytes) => {
+                let cost = frame_cost(&Frame::Literal(bytes.clone()));
+                (bytes, None, cost, 0)
+            }
+            Item::Data(bytes) => {
+                let cost = frame_cost(&Frame::Literal(bytes.clone()));
+                (bytes, Some(Source::Core), cost, 0)
+            }
+            Item::Ref(item) => {
+                self.looking_ahead -= 1;
+                let cost = frame_cost(&Frame::Ref { reference: item.reference, skip: 0, len: 1 });
+                let RefState::Ready(bytes, source) = item.state else {
+                    unreachable!("only a ready reference is taken")
+                };
+                (bytes, Some(source), cost, item.reserved)
+            }
+        };
+        self.writing = Some(Writing { left: bytes.len(), cost, reserved });
+        self.outputs.push_back(Output::Write(bytes, source));
+    }
+
+    /// Has references looked up, the head first, as far as memory allows.
+    fn look_ahead(&mut self) {
+        for (place, item) in self.queue.iter_mut().enumerate() {
+            if self.looking_ahead >= LOOKAHEAD {
+                return;
+            }
+            let Item::Ref(item) = item else { continue };
+            if !matches!(item.state, RefState::Waiting) {
+                continue;
+            }
+            // The flow's base credit has room for the head; the others need room of their own.
+            let bytes = u64::from(item.reference.len);
+            if self.reservation.grow(bytes) {
+                item.reserved = bytes;
+            } else if place > 0 {
+                return;
+            }
+            item.state = RefState::LookingUp;
+            self.looking_ahead += 1;
+            self.outputs.push_back(Output::LookUp(item.number, item.reference));
+        }
+    }
+
+    /// Fetches what is missing, together, once no look-up is under way that may find more.
+    fn fetch_missing(&mut self) {
+        let refs = || {
+            self.queue.iter().filter_map(|item| match item {
+                Item::Ref(item) => Some(item),
+                Item::Literal(_) | Item::Data(_) | Item::Fin => None,
+            })
+        };
+        if refs().any(|item| matches!(item.state, RefState::LookingUp)) {
+            return;
+        }
+        let numbers: Vec<u64> = refs()
+            .filter(|item| matches!(item.state, RefState::Missing))
+            .map(|item| item.number)
+            .take(FETCH_NUMBERS_MAX)
+            .collect();
+        if numbers.is_empty() {
+            return;
+        }
+        for number in &numbers {
+            self.find(*number).expect("it was found a moment ago").state = RefState::Fetching;
+        }
+        self.outputs.push_back(Output::Fetch(numbers));
+    }
+
+    /// Tells the sender about new credit at once, about resolved references in batches.
+    fn report(&mut self, now: Instant) {
+        let resolved = self.resolved();
+        let due =
+            resolved - self.acked >= ACK_EVERY || self.ack_deadline.is_some_and(|deadline| deadline <= now);
+        if due || self.grant.is_some() {
+            self.acked = resolved;
+            self.ack_deadline = None;
+            self.grant = None;
+            self.outputs.push_back(Output::Progress { resolved, credit: self.window.granted() });
+        } else if resolved > self.acked && self.ack_deadline.is_none() {
+            self.ack_deadline = Some(now + ACK_DELAY);
+        }
+    }
+
+    /// Returns the number of the first reference that is not resolved.
+    fn resolved(&self) -> u64 {
+        self.queue
+            .iter()
+            .find_map(|item| match item {
+                Item::Ref(item) if !matches!(item.state, RefState::Ready(..)) => Some(item.number),
+                Item::Ref(_) | Item::Literal(_) | Item::Data(_) | Item::Fin => None,
+            })
+            .unwrap_or(self.next_number)
+    }
+
+    fn find(&mut self, number: u64) -> Option<&mut Ref> {
+        self.queue.iter_mut().find_map(|item| match item {
+            Item::Ref(item) if item.number == number => Some(item),
+            Item::Ref(_) | Item::Literal(_) | Item::Data(_) | Item::Fin => None,
+        })
+    }
+}
+
+impl Ref {
+    fn slice(&self, block: &Bytes) -> Bytes {
+        block.slice(self.skip..self.skip + self.len)
+    }
+}

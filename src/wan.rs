@@ -1,0 +1,601 @@
+//! The link between an edge and a core: one QUIC connection, kept warm by the edge.
+//!
+//! The edge opens every stream: first the control stream (hello, then PROGRESS both ways), then one a flow and short
+//! ones for fetches. A [`Link`] is a cheap handle to one connection; a [`CoreLink`] is the edge's standing wish to
+//! have one, which it meets again after every loss.
+//!
+//! What keeps it from ever waiting on itself: the task that reads the control stream only notes totals in the flows'
+//! mailboxes and never waits; a flow that reports progress never waits either; flows, fetches and control each have
+//! streams of their own (see [`transport::FETCH_STREAMS`] and the flows' permits).
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+use wanigan_parsers::wan::{FETCH_NUMBERS_MAX, Frame, FrameError, KeyId, Refusal, StreamKind, VERSION};
+
+pub mod frames;
+pub mod session;
+pub mod transport;
+
+use self::frames::{FrameReader, READ_BYTES, StreamError, push_frame, read_frame};
+use self::session::{Liveness, VERSION_MIN};
+use self::transport::FETCH_STREAMS;
+use crate::drain::Drain;
+use crate::metrics::Metrics;
+
+/// Codes of reset streams: why a flow was reset, for the other side's metrics.
+pub mod code {
+    use quinn::VarInt;
+
+    /// The leg was reset.
+    pub const LEG: VarInt = VarInt::from_u32(1);
+    /// The other side broke the protocol.
+    pub const PROTOCOL: VarInt = VarInt::from_u32(2);
+    /// A reference could be resolved by nobody.
+    pub const UNRESOLVED: VarInt = VarInt::from_u32(3);
+    /// The node is stopping, or the flow is given up before it began.
+    pub const STOPPING: VarInt = VarInt::from_u32(4);
+}
+
+/// Why there is no link, or none any longer.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The core's name has no address.
+    #[error("no address of {0}")]
+    NoAddress(String),
+    /// The name could not be looked up.
+    #[error("look up {0}")]
+    Resolve(String, #[source] std::io::Error),
+    /// The connection could not begin.
+    #[error("connect to {0}")]
+    Connect(SocketAddr, #[source] quinn::ConnectError),
+    /// The connection broke or was refused; certificates are among the reasons.
+    #[error("connection broke")]
+    Connection(#[from] quinn::ConnectionError),
+    /// No answer in time.
+    #[error("no answer in {0:?}")]
+    TimedOut(Duration),
+    /// The control stream broke.
+    #[error("control stream")]
+    Stream(#[from] StreamError),
+    /// The control stream could not be written.
+    #[error("write control stream")]
+    Write(#[from] quinn::WriteError),
+    /// The other side's hello says that there will be no link.
+    #[error("refused by the other side: {0:?}")]
+    Refused(Refusal),
+    /// A frame where it has no place.
+    #[error("unexpected frame")]
+    Unexpected,
+}
+
+/// What the core grants, from its WELCOME.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The core's current server secret.
+    pub key: KeyId,
+    /// Flows at once.
+    pub flows: u32,
+}
+
+/// How far the receiver of a flow has come, as totals since the flow began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// References resolved.
+    pub resolved: u64,
+    /// Credit given.
+    pub credit: u64,
+}
+
+/// References of a flow that the other side asks for, and where the blocks go.
+#[derive(Debug)]
+pub struct FetchRequest {
+    /// Numbers of REF frames.
+    pub numbers: Vec<u64>,
+    /// Takes the answer: `None` for what is gone.
+    pub reply: oneshot::Sender<Vec<(u64, Option<Bytes>)>>,
+}
+
+/// A flow's place in its link: what the control and fetch streams have for it. Leaves the link when dropped.
+#[derive(Debug)]
+pub struct FlowPort {
+    link: Link,
+    flow: u64,
+    /// Latest totals.
+    pub progress: watch::Receiver<Progress>,
+    /// Fetches to answer.
+    pub fetches: mpsc::Receiver<FetchRequest>,
+}
+
+impl Drop for FlowPort {
+    fn drop(&mut self) {
+        self.link.with_flows(|flows| flows.remove(&self.flow));
+    }
+}
+
+impl FlowPort {
+    /// Returns the link.
+    #[must_use]
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Returns the flow's number.
+    #[must_use]
+    pub fn flow(&self) -> u64 {
+        self.flow
+    }
+}
+
+#[derive(Debug)]
+struct Mailbox {
+    progress: watch::Sender<Progress>,
+    fetches: mpsc::Sender<FetchRequest>,
+}
+
+/// A link that stands, from either side.
+#[derive(Debug, Clone)]
+pub struct Link(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    connection: Connection,
+    terms: Terms,
+    control: mpsc::Sender<Frame<Bytes>>,
+    flows: Mutex<HashMap<u64, Mailbox>>,
+    next_flow: AtomicU64,
+    fetch_permits: Arc<Semaphore>,
+    flow_permits: Arc<Semaphore>,
+    heard: watch::Sender<bool>,
+}
+
+/// A stream of a flow, first byte written or read.
+#[derive(Debug)]
+pub struct FlowStream {
+    /// Towards the other node.
+    pub send: SendStream,
+    /// From the other node.
+    pub recv: RecvStream,
+    /// What was received of a frame.
+    pub reader: FrameReader,
+    /// Keeps the flow's place in the stream budget.
+    pub permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Link {
+    /// Says hello as an edge and starts the control stream's tasks.
+    ///
+    /// # Errors
+    /// [`LinkError`] when the core refuses or does not answer as it should.
+    pub async fn greet(connection: Connection, hello: Hello, drain: &Drain) -> Result<Self, LinkError> {
+        let (mut send, mut recv) = connection.open_bi().await?;
+        let _ = send.set_priority(CONTROL_PRIORITY);
+        let mut bytes = vec![StreamKind::Control.to_byte()];
+        Frame::<Bytes>::Hello {
+            version_min: VERSION_MIN,
+            version_max: VERSION,
+            store: hello.store,
+            stores: hello.stores,
+            shares: hello.shares,
+        }
+        .encode(&mut bytes);
+        send.write_all(&bytes).await?;
+        let mut reader = FrameReader::default();
+        match read_frame(&mut recv, &mut reader).await? {
+            Frame::Welcome { version, key, flows, time_ms: _, retain: _ } if version >= VERSION_MIN => {
+                let terms = Terms { key, flows };
+                Ok(Self::start(connection, terms, send, recv, reader, drain))
+            }
+            Frame::Refuse(refusal) => Err(LinkError::Refused(refusal)),
+            _ => Err(LinkError::Unexpected),
+        }
+    }
+
+    /// Starts the control stream's tasks of a link whose hello is done.
+    pub fn start(
+        connection: Connection,
+        terms: Terms,
+        send: SendStream,
+        recv: RecvStream,
+        reader: FrameReader,
+        drain: &Drain,
+    ) -> Self {
+        let (control, frames) = mpsc::channel(CONTROL_QUEUE);
+        let link = Self(Arc::new(Inner {
+            connection,
+            terms,
+            control,
+            flows: Mutex::default(),
+            next_flow: AtomicU64::new(0),
+            fetch_permits: Arc::new(Semaphore::new(FETCH_STREAMS as usize)),
+            flow_permits: Arc::new(Semaphore::new(terms.flows as usize)),
+            heard: watch::Sender::new(true),
+        }));
+        let name = "control stream";
+        drain.spawn(name, write_control(send, frames));
+        let reading = link.clone();
+        drain.spawn(name, async move {
+            let ended = read_control(&reading, recv, reader).await;
+            reading.close();
+            ended
+        });
+        link
+    }
+
+    /// Returns what the core granted.
+    #[must_use]
+    pub fn terms(&self) -> &Terms {
+        &self.0.terms
+    }
+
+    /// Returns the connection's round trip time.
+    #[must_use]
+    pub fn rtt(&self) -> Duration {
+        self.0.connection.rtt()
+    }
+
+    /// Opens a stream for a flow, or returns `None` where none is free at once.
+    pub async fn open_flow(&self) -> Option<(FlowStream, FlowPort)> {
+        let permit = Arc::clone(&self.0.flow_permits).try_acquire_owned().ok()?;
+        let opening = pin!(self.0.connection.open_bi());
+        let (mut send, recv) = at_once(opening).await?.ok()?;
+        send.write_all(&[StreamKind::Flow.to_byte()]).await.ok()?;
+        let flow = self.0.next_flow.fetch_add(1, Ordering::Relaxed);
+        let port = self.register(flow)?;
+        Some((FlowStream { send, recv, reader: FrameReader::default(), permit: Some(permit) }, port))
+    }
+
+    /// Gives a flow its mailboxes, or returns `None` where its number is taken.
+    #[must_use]
+    pub fn register(&self, flow: u64) -> Option<FlowPort> {
+        let (progress, latest) = watch::channel(Progress::default());
+        let (fetches, requests) = mpsc::channel(FETCH_QUEUE);
+        let new = self.with_flows(|flows| {
+            let free = !flows.contains_key(&flow);
+            if free {
+                flows.insert(flow, Mailbox { progress, fetches });
+            }
+            free
+        });
+        new.then(|| FlowPort { link: self.clone(), flow, progress: latest, fetches: requests })
+    }
+
+    /// Tells the other side how far a flow's receiver is. Returns whether the report was taken; if not, a later one
+    /// with larger totals says it all.
+    #[must_use]
+    pub fn report(&self, flow: u64, progress: Progress) -> bool {
+        let Progress { resolved, credit } = progress;
+        self.0.control.try_send(Frame::Progress { flow, resolved, credit }).is_ok()
+    }
+
+    /// Asks the other side for references of a flow.
+    ///
+    /// # Errors
+    /// [`LinkError`] when the link breaks or the deadline passes first.
+    pub async fn fetch(&self, flow: u64, numbers: Vec<u64>) -> Result<Vec<(u64, Option<Bytes>)>, LinkError> {
+        timeout(FETCH_DEADLINE, self.fetch_unbounded(flow, numbers))
+            .await
+            .map_err(|_| LinkError::TimedOut(FETCH_DEADLINE))?
+    }
+
+    async fn fetch_unbounded(
+        &self,
+        flow: u64,
+        numbers: Vec<u64>,
+    ) -> Result<Vec<(u64, Option<Bytes>)>, LinkError> {
+        let _permit = self.0.fetch_permits.acquire().await.expect("the semaphore is never closed");
+        let (mut send, mut recv) = self.0.connection.open_bi().await?;
+        let mut bytes = vec![StreamKind::Fetch.to_byte()];
+        let mut answers = Vec::with_capacity(numbers.len());
+        Frame::<Bytes>::Fetch { flow, numbers: numbers.clone() }.encode(&mut bytes);
+        send.write_all(&bytes).await?;
+        let _ = send.finish();
+        let mut reader = FrameReader::default();
+        while answers.len() < numbers.len() {
+            match read_frame(&mut recv, &mut reader).await? {
+                Frame::Block(number, bytes) => answers.push((number, Some(bytes))),
+                Frame::Gone(number) => answers.push((number, None)),
+                _ => return Err(LinkError::Unexpected),
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Answers a fetch stream whose first byte was read.
+    ///
+    /// # Errors
+    /// [`LinkError`] when the stream breaks or asks for what it may not.
+    pub async fn answer_fetch(&self, mut send: SendStream, mut recv: RecvStream) -> Result<(), LinkError> {
+        let Frame::Fetch { flow, numbers } = read_frame(&mut recv, &mut FrameReader::default()).await? else {
+            return Err(LinkError::Unexpected);
+        };
+        debug_assert!(numbers.len() <= FETCH_NUMBERS_MAX);
+        let _ = send.set_priority(FETCH_PRIORITY);
+        let fetches = self.with_flows(|flows| flows.get(&flow).map(|mailbox| mailbox.fetches.clone()));
+        let (reply, answer) = oneshot::channel();
+        let asked = match fetches {
+            Some(fetches) => fetches.send(FetchRequest { numbers: numbers.clone(), reply }).await.is_ok(),
+            None => false,
+        };
+        let gone = || numbers.iter().map(|number| (*number, None)).collect();
+        let blocks = if asked { answer.await.unwrap_or_else(|_| gone()) } else { gone() };
+        for (number, bytes) in blocks {
+            let mut chunks = Vec::with_capacity(2);
+            push_frame(bytes.map_or(Frame::Gone(number), |bytes| Frame::Block(number, bytes)), &mut chunks);
+            send.write_all_chunks(&mut chunks).await?;
+        }
+        let _ = send.finish();
+        Ok(())
+    }
+
+    /// Returns the next stream the edge opened.
+    ///
+    /// # Errors
+    /// When the connection ended.
+    pub async fn accept(&self) -> Result<(SendStream, RecvStream), quinn::ConnectionError> {
+        self.0.connection.accept_bi().await
+    }
+
+    /// Waits until the other side has not been heard for [`session::SUSPECT_AFTER`], or the link has ended.
+    pub async fn unheard(&self) {
+        let mut heard = self.0.heard.subscribe();
+        tokio::select! {
+            _ = heard.wait_for(|heard| !heard) => {}
+            _ = self.0.connection.closed() => {}
+        }
+    }
+
+    /// Waits for the end of the connection.
+    pub async fn closed(&self) {
+        self.0.connection.closed().await;
+    }
+
+    /// Returns whether the other side was heard lately.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        *self.0.heard.borrow() && self.0.connection.close_reason().is_none()
+    }
+
+    /// Ends the link and with it every flow on it.
+    pub fn close(&self) {
+        self.0.connection.close(VarInt::from_u32(0), b"");
+    }
+
+    /// Keeps [`Link::is_heard`] true to the datagrams that arrive, until the link ends.
+    pub async fn watch_liveness(&self) -> quinn::ConnectionError {
+        let mut liveness = Liveness::new(Instant::now());
+        loop {
+            tokio::select! {
+                reason = self.0.connection.closed() => return reason,
+                () = sleep(LIVENESS_TICK) => {
+                    let heard = liveness.handle_count(self.0.connection.stats().udp_rx.datagrams, Instant::now());
+                    self.0.heard.send_if_modified(|before| std::mem::replace(before, heard) != heard);
+                }
+            }
+        }
+    }
+
+    fn with_flows<T>(&self, call: impl FnOnce(&mut HashMap<u64, Mailbox>) -> T) -> T {
+        call(&mut self.0.flows.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What an edge says of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Hello {
+    /// Names the store.
+    pub store: [u8; 16],
+    /// Whether blocks are kept.
+    pub stores: bool,
+    /// Whether blocks are given to peers.
+    pub shares: bool,
+}
+
+async fn write_control(
+    mut send: SendStream,
+    mut frames: mpsc::Receiver<Frame<Bytes>>,
+) -> Result<(), LinkError> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = frames.recv().await {
+        frame.encode(&mut bytes);
+        while bytes.len() < READ_BYTES
+            && let Ok(frame) = frames.try_recv()
+        {
+            frame.encode(&mut bytes);
+        }
+        send.write_all(&bytes).await?;
+        bytes.clear();
+    }
+    Ok(())
+}
+
+async fn read_control(link: &Link, mut recv: RecvStream, mut reader: FrameReader) -> Result<(), LinkError> {
+    loop {
+        match read_frame(&mut recv, &mut reader).await {
+            Ok(Frame::Progress { flow, resolved, credit }) => link.with_flows(|flows| {
+                if let Some(mailbox) = flows.get(&flow) {
+                    mailbox.progress.send_modify(|latest| {
+                        latest.resolved = latest.resolved.max(resolved);
+                        latest.credit = latest.credit.max(credit);
+                    });
+                }
+            }),
+            Ok(_) => return Err(LinkError::Unexpected),
+            Err(StreamError::Frame(error)) => return Err(StreamError::Frame(error).into()),
+            // The connection's end is reported by whoever watches the connection.
+            Err(StreamError::Read(_) | StreamError::Ended) => return Ok(()),
+        }
+    }
+}
+
+/// The edge's link to one core, made again whenever it is lost.
+#[derive(Debug, Clone)]
+pub struct CoreLink {
+    current: watch::Receiver<Option<Link>>,
+}
+
+/// What it takes to make a link to a core.
+#[derive(Debug, Clone)]
+pub struct CoreLinkSettings {
+    /// `host:port` of the core.
+    pub core: String,
+    /// The name the core's certificate must have.
+    pub server_name: &'static str,
+    /// Certificates and transport.
+    pub client: quinn::ClientConfig,
+    /// What to say.
+    pub hello: Hello,
+}
+
+impl CoreLink {
+    /// Starts to keep a link.
+    #[must_use]
+    pub fn start(settings: CoreLinkSettings, metrics: Metrics, drain: &Drain) -> Self {
+        let (sender, current) = watch::channel(None);
+        let tasks = drain.clone();
+        drain.spawn("core link", async move {
+            keep_link(settings, &sender, &metrics, &tasks).await;
+            Ok::<(), LinkError>(())
+        });
+        Self { current }
+    }
+
+    /// Returns the link if it stands and the core was heard lately.
+    #[must_use]
+    pub fn current(&self) -> Option<Link> {
+        self.current.borrow().clone().filter(Link::is_heard)
+    }
+
+    /// Waits until there is a link.
+    pub async fn up(&mut self) {
+        let _ = self.current.wait_for(Option::is_some).await;
+    }
+}
+
+async fn keep_link(
+    settings: CoreLinkSettings,
+    current: &watch::Sender<Option<Link>>,
+    metrics: &Metrics,
+    drain: &Drain,
+) {
+    let core = settings.core.clone();
+    let mut link = connect_until_up(&settings, metrics, drain).await;
+    loop {
+        info!(core, rtt_ms = link.rtt().as_millis(), "link is up");
+        metrics.links_up.inc();
+        current.send_replace(Some(link.clone()));
+        link.unheard().await;
+        metrics.links_up.dec();
+        current.send_replace(None);
+        warn!(core, "core is not heard; new connections go direct");
+        let again = link.clone();
+        link = tokio::select! {
+            link = connect_until_up(&settings, metrics, drain) => link,
+            () = heard_again(&again) => again,
+        };
+    }
+}
+
+async fn heard_again(link: &Link) {
+    let mut heard = link.0.heard.subscribe();
+    if heard.wait_for(|heard| *heard).await.is_err() || !link.is_heard() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn connect_until_up(settings: &CoreLinkSettings, metrics: &Metrics, drain: &Drain) -> Link {
+    let mut wait = RETRY_MIN;
+    let mut told = false;
+    loop {
+        match connect(settings, metrics, drain).await {
+            Ok(link) => {
+                let watched = link.clone();
+                let core = settings.core.clone();
+                drain.spawn("link", async move {
+                    let reason = watched.watch_liveness().await;
+                    debug!(core, %reason, "connection ended");
+                    Ok::<(), LinkError>(())
+                });
+                return link;
+            }
+            Err(error) if !told => {
+                told = true;
+                warn!(core = settings.core, error = &error as &dyn std::error::Error, "no link");
+            }
+            Err(error) => {
+                debug!(core = settings.core, error = &error as &dyn std::error::Error, "no link yet");
+            }
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(RETRY_MAX);
+    }
+}
+
+async fn connect(settings: &CoreLinkSettings, metrics: &Metrics, drain: &Drain) -> Result<Link, LinkError> {
+    let core = &settings.core;
+    let address = tokio::net::lookup_host(core)
+        .await
+        .map_err(|error| LinkError::Resolve(core.clone(), error))?
+        .next()
+        .ok_or_else(|| LinkError::NoAddress(core.clone()))?;
+    // A socket of its own for each attempt: a new local port gets past a firewall that lost its state.
+    let endpoint: Endpoint = transport::bind_client(address.is_ipv6(), metrics)
+        .map_err(|error| LinkError::Resolve(core.clone(), error))?;
+    let attempt = async {
+        let connection = endpoint
+            .connect_with(settings.client.clone(), address, settings.server_name)
+            .map_err(|error| LinkError::Connect(address, error))?
+            .await?;
+        Link::greet(connection, settings.hello, drain).await
+    };
+    timeout(CONNECT_DEADLINE, attempt).await.map_err(|_| LinkError::TimedOut(CONNECT_DEADLINE))?
+}
+
+/// Polls a future once.
+async fn at_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+impl From<FrameError> for LinkError {
+    fn from(error: FrameError) -> Self {
+        Self::Stream(error.into())
+    }
+}
+
+/// Frames that wait for the control stream at most; beyond them a flow reports later.
+const CONTROL_QUEUE: usize = 1024;
+
+/// Fetches that wait for one flow at most.
+const FETCH_QUEUE: usize = 4;
+
+/// Stream priorities: acknowledgements and fetches overtake pushes (0).
+const CONTROL_PRIORITY: i32 = 2;
+const FETCH_PRIORITY: i32 = 1;
+
+/// How long a fetch may take before its flow is given up.
+const FETCH_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a connection with its hello may take.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Pause between attempts, doubled after each.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How often the count of datagrams is looked at.
+const LIVENESS_TICK: Duration = Duration::from_millis(200);

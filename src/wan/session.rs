@@ -1,0 +1,74 @@
+//! The decisions of a link without its I/O: whose hello is accepted, and whether the other side is still heard.
+
+use std::time::{Duration, Instant};
+
+use wanigan_parsers::wan::{Refusal, VERSION};
+
+/// The lowest protocol version this node speaks.
+pub const VERSION_MIN: u16 = 1;
+
+/// Chooses the version of a link.
+///
+/// # Errors
+/// [`Refusal::Version`] when the ranges do not meet.
+pub fn choose_version(min: u16, max: u16) -> Result<u16, Refusal> {
+    let version = max.min(VERSION);
+    if min <= max && version >= min.max(VERSION_MIN) { Ok(version) } else { Err(Refusal::Version) }
+}
+
+/// How often a node that has nothing to say is heard all the same.
+pub const KEEP_ALIVE: Duration = Duration::from_millis(400);
+
+/// Silence after which new connections go direct.
+pub const SUSPECT_AFTER: Duration = Duration::from_millis(1_600);
+
+/// Silence after which a link is given up and its flows are reset.
+pub const DEAD_AFTER: Duration = Duration::from_secs(10);
+
+/// Whether the other side is heard, by the count of its datagrams.
+#[derive(Debug)]
+pub struct Liveness {
+    datagrams: u64,
+    last_heard: Instant,
+}
+
+impl Liveness {
+    /// Begins with a link that was heard at this moment.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { datagrams: 0, last_heard: now }
+    }
+
+    /// Takes the number of datagrams received since the link began. Returns whether the link may carry new flows.
+    pub fn handle_count(&mut self, datagrams: u64, now: Instant) -> bool {
+        if datagrams != self.datagrams {
+            self.datagrams = datagrams;
+            self.last_heard = now;
+        }
+        now.saturating_duration_since(self.last_heard) < SUSPECT_AFTER
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_common_version_is_chosen() {
+        assert_eq!(choose_version(1, 1), Ok(1));
+        assert_eq!(choose_version(1, 9), Ok(VERSION));
+        assert_eq!(choose_version(VERSION + 1, VERSION + 2), Err(Refusal::Version));
+        assert_eq!(choose_version(0, 0), Err(Refusal::Version));
+        assert_eq!(choose_version(5, 1), Err(Refusal::Version));
+    }
+
+    #[test]
+    fn a_silent_link_is_suspected_and_trusted_again_once_heard() {
+        let start = Instant::now();
+        let mut liveness = Liveness::new(start);
+        assert!(liveness.handle_count(3, start + KEEP_ALIVE));
+        assert!(liveness.handle_count(3, start + SUSPECT_AFTER));
+        assert!(!liveness.handle_count(3, start + KEEP_ALIVE + SUSPECT_AFTER));
+        assert!(liveness.handle_count(4, start + KEEP_ALIVE + SUSPECT_AFTER));
+    }
+}
