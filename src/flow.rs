@@ -36,6 +36,7 @@ use crate::fault::ResetReason;
 use crate::metrics::{Metrics, Source};
 use crate::shim::{Shim, Span};
 use crate::store::Store;
+use crate::wan::session::Hearing;
 use crate::wan::frames::{READ_BYTES, push_frame};
 use crate::wan::{FetchRequest, FlowPort, FlowStream, LinkError, Progress, code};
 
@@ -163,7 +164,9 @@ impl Flow {
         let wakeup = [self.sending.poll_timeout(), self.receiving.poll_timeout()].into_iter().flatten().min();
         let unopened = self.unopened.is_some();
         let link = self.port.link().clone();
-        let reads_leg = self.sending.wants_input() && buffers.out.is_empty();
+        // While the core may be gone, bytes that stay here can still go direct.
+        let keeps_back = unopened && link.hearing() != Hearing::Clear;
+        let reads_leg = self.sending.wants_input() && buffers.out.is_empty() && !keeps_back;
         if reads_leg {
             buffers.read.reserve(READ_BYTES);
         }

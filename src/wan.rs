@@ -29,7 +29,7 @@ pub mod session;
 pub mod transport;
 
 use self::frames::{FrameReader, READ_BYTES, StreamError, push_frame, read_frame};
-use self::session::{Liveness, VERSION_MIN};
+use self::session::{Hearing, Liveness, VERSION_MIN};
 use self::transport::FETCH_STREAMS;
 use crate::drain::Drain;
 use crate::metrics::Metrics;
@@ -157,7 +157,7 @@ struct Inner {
     next_flow: AtomicU64,
     fetch_permits: Arc<Semaphore>,
     flow_permits: Arc<Semaphore>,
-    heard: watch::Sender<bool>,
+    hearing: watch::Sender<Hearing>,
 }
 
 /// A stream of a flow, first byte written or read.
@@ -220,7 +220,7 @@ impl Link {
             next_flow: AtomicU64::new(0),
             fetch_permits: Arc::new(Semaphore::new(FETCH_STREAMS as usize)),
             flow_permits: Arc::new(Semaphore::new(terms.flows as usize)),
-            heard: watch::Sender::new(true),
+            hearing: watch::Sender::new(Hearing::Clear),
         }));
         let name = "control stream";
         drain.spawn(name, write_control(send, frames));
@@ -349,9 +349,9 @@ impl Link {
 
     /// Waits until the other side has not been heard for [`session::SUSPECT_AFTER`], or the link has ended.
     pub async fn unheard(&self) {
-        let mut heard = self.0.heard.subscribe();
+        let mut hearing = self.0.hearing.subscribe();
         tokio::select! {
-            _ = heard.wait_for(|heard| !heard) => {}
+            _ = hearing.wait_for(|hearing| *hearing == Hearing::Lost) => {}
             _ = self.0.connection.closed() => {}
         }
     }
@@ -361,10 +361,19 @@ impl Link {
         self.0.connection.closed().await;
     }
 
-    /// Returns whether the other side was heard lately.
+    /// Returns how well the other side is heard.
     #[must_use]
-    pub fn is_heard(&self) -> bool {
-        *self.0.heard.borrow() && self.0.connection.close_reason().is_none()
+    pub fn hearing(&self) -> Hearing {
+        match self.0.connection.close_reason() {
+            Some(_) => Hearing::Lost,
+            None => *self.0.hearing.borrow(),
+        }
+    }
+
+    /// Returns where the other node is.
+    #[must_use]
+    pub fn remote_address(&self) -> SocketAddr {
+        self.0.connection.remote_address()
     }
 
     /// Ends the link and with it every flow on it.
@@ -372,15 +381,15 @@ impl Link {
         self.0.connection.close(VarInt::from_u32(0), b"");
     }
 
-    /// Keeps [`Link::is_heard`] true to the datagrams that arrive, until the link ends.
+    /// Keeps [`Link::hearing`] true to the datagrams that arrive, until the link ends.
     pub async fn watch_liveness(&self) -> quinn::ConnectionError {
         let mut liveness = Liveness::new(Instant::now());
         loop {
             tokio::select! {
                 reason = self.0.connection.closed() => return reason,
                 () = sleep(LIVENESS_TICK) => {
-                    let heard = liveness.handle_count(self.0.connection.stats().udp_rx.datagrams, Instant::now());
-                    self.0.heard.send_if_modified(|before| std::mem::replace(before, heard) != heard);
+                    let hearing = liveness.handle_count(self.0.connection.stats().udp_rx.datagrams, Instant::now());
+                    self.0.hearing.send_if_modified(|before| std::mem::replace(before, hearing) != hearing);
                 }
             }
         }
@@ -474,7 +483,7 @@ impl CoreLink {
     /// Returns the link if it stands and the core was heard lately.
     #[must_use]
     pub fn current(&self) -> Option<Link> {
-        self.current.borrow().clone().filter(Link::is_heard)
+        self.current.borrow().clone().filter(|link| link.hearing() != Hearing::Lost)
     }
 
     /// Waits until there is a link.
@@ -508,8 +517,9 @@ async fn keep_link(
 }
 
 async fn heard_again(link: &Link) {
-    let mut heard = link.0.heard.subscribe();
-    if heard.wait_for(|heard| *heard).await.is_err() || !link.is_heard() {
+    let mut hearing = link.0.hearing.subscribe();
+    let heard = hearing.wait_for(|hearing| *hearing != Hearing::Lost).await.is_ok();
+    if !heard || link.hearing() == Hearing::Lost {
         std::future::pending::<()>().await;
     }
 }

@@ -25,7 +25,22 @@ pub const SUSPECT_AFTER: Duration = Duration::from_millis(1_600);
 /// Silence after which a link is given up and its flows are reset.
 pub const DEAD_AFTER: Duration = Duration::from_secs(10);
 
-/// Whether the other side is heard, by the count of its datagrams.
+/// Silence after which a new flow keeps its first bytes back until the core has answered, so that it can still go
+/// direct: somewhat more than [`KEEP_ALIVE`].
+pub const QUIET_AFTER: Duration = Duration::from_millis(700);
+
+/// How well the other side is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hearing {
+    /// As it should be.
+    Clear,
+    /// Not for [`QUIET_AFTER`].
+    Quiet,
+    /// Not for [`SUSPECT_AFTER`].
+    Lost,
+}
+
+/// Judges [`Hearing`] by the count of datagrams received.
 #[derive(Debug)]
 pub struct Liveness {
     datagrams: u64,
@@ -39,13 +54,17 @@ impl Liveness {
         Self { datagrams: 0, last_heard: now }
     }
 
-    /// Takes the number of datagrams received since the link began. Returns whether the link may carry new flows.
-    pub fn handle_count(&mut self, datagrams: u64, now: Instant) -> bool {
+    /// Takes the number of datagrams received since the link began.
+    pub fn handle_count(&mut self, datagrams: u64, now: Instant) -> Hearing {
         if datagrams != self.datagrams {
             self.datagrams = datagrams;
             self.last_heard = now;
         }
-        now.saturating_duration_since(self.last_heard) < SUSPECT_AFTER
+        match now.saturating_duration_since(self.last_heard) {
+            silence if silence < QUIET_AFTER => Hearing::Clear,
+            silence if silence < SUSPECT_AFTER => Hearing::Quiet,
+            _ => Hearing::Lost,
+        }
     }
 }
 
@@ -66,9 +85,10 @@ mod tests {
     fn a_silent_link_is_suspected_and_trusted_again_once_heard() {
         let start = Instant::now();
         let mut liveness = Liveness::new(start);
-        assert!(liveness.handle_count(3, start + KEEP_ALIVE));
-        assert!(liveness.handle_count(3, start + SUSPECT_AFTER));
-        assert!(!liveness.handle_count(3, start + KEEP_ALIVE + SUSPECT_AFTER));
-        assert!(liveness.handle_count(4, start + KEEP_ALIVE + SUSPECT_AFTER));
+        let heard = start + KEEP_ALIVE;
+        assert_eq!(liveness.handle_count(3, heard), Hearing::Clear);
+        assert_eq!(liveness.handle_count(3, heard + QUIET_AFTER), Hearing::Quiet);
+        assert_eq!(liveness.handle_count(3, heard + SUSPECT_AFTER), Hearing::Lost);
+        assert_eq!(liveness.handle_count(4, heard + SUSPECT_AFTER), Hearing::Clear);
     }
 }

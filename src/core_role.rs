@@ -1,0 +1,347 @@
+//! The core: edges connect, and each flow they open is dialled to the content server it names, if this core may dial
+//! that server for that edge. What the server answers becomes blocks here, since here the server has just released
+//! the bytes to that client.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::{Instrument, debug, debug_span, info, warn};
+use wanigan_parsers::Direction;
+use wanigan_parsers::wan::{DialStatus, Frame, Refusal, StreamKind};
+
+use crate::addr::{NodeId, ServerAddr};
+use crate::block::ServerSecret;
+use crate::budget::Budget;
+use crate::config::AllowServers;
+use crate::drain::Drain;
+use crate::flow::receiving::Receiving;
+use crate::flow::sending::{Minter, Sending};
+use crate::flow::window::Window;
+use crate::flow::{End, Flow};
+use crate::matching::Record;
+use crate::metrics::Metrics;
+use crate::pki::{self, PeerIdentity};
+use crate::relay;
+use crate::shim::detecting::Detecting;
+use crate::store::Store;
+use crate::wan::frames::{FrameReader, READ_BYTES, StreamError, read_frame};
+use crate::wan::session::choose_version;
+use crate::wan::{FlowStream, Link, LinkError, Terms};
+
+/// Everything a core's edges share.
+pub struct Core {
+    /// What is dialled, and for whom.
+    pub allow_servers: AllowServers,
+    /// How long a server may take to accept a connection.
+    pub dial_timeout: Duration,
+    /// Keys the references.
+    pub secret: ServerSecret,
+    /// What each edge was sent.
+    pub records: Records,
+    /// Sockets this core dialled from: a flow from one of them is a loop.
+    pub dialled: Dialled,
+    /// Flows at once, of all edges.
+    pub flows: u32,
+    /// Permits of them.
+    pub flow_permits: Arc<Semaphore>,
+    /// Memory for flows.
+    pub budget: Budget,
+    /// Limit of retained bytes of one flow.
+    pub retain_bytes_max: u64,
+    /// Where blocks of uploads would be found; a core keeps none.
+    pub store: Store,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Tracks the connections.
+    pub drain: Drain,
+}
+
+/// An edge that is connected.
+struct Peer {
+    identity: PeerIdentity,
+    record: Arc<Record>,
+}
+
+/// Serves edges until the endpoint is closed.
+///
+/// # Errors
+/// None: a failed connection concerns one edge.
+pub async fn serve(core: Arc<Core>, endpoint: Endpoint) -> Result<(), io::Error> {
+    while let Some(incoming) = endpoint.accept().await {
+        let from = incoming.remote_address();
+        let edge = Arc::clone(&core).handle_edge(incoming);
+        core.drain.spawn("edge", async move {
+            if let Err(error) = edge.await {
+                debug!(%from, error = &error as &dyn std::error::Error, "edge not served");
+            }
+            Ok::<(), io::Error>(())
+        });
+    }
+    Ok(())
+}
+
+impl Core {
+    async fn handle_edge(self: Arc<Self>, incoming: Incoming) -> Result<(), LinkError> {
+        let connection = incoming.await?;
+        let greeting = timeout(HELLO_DEADLINE, self.greet(&connection));
+        let (link, edge) = greeting.await.map_err(|_| LinkError::TimedOut(HELLO_DEADLINE))??;
+        info!(edge = %edge.identity.name, site = %edge.identity.site, from = %connection.remote_address(), "edge is up");
+        self.metrics.links_up.inc();
+        let reason = loop {
+            match link.accept().await {
+                Ok((send, recv)) => self.handle_stream(&link, &edge, send, recv),
+                Err(reason) => break reason,
+            }
+        };
+        self.metrics.links_up.dec();
+        info!(edge = %edge.identity.name, %reason, "edge is gone");
+        Ok(())
+    }
+
+    /// Answers the hello of an edge.
+    async fn greet(&self, connection: &Connection) -> Result<(Link, Arc<Peer>), LinkError> {
+        let (mut send, mut recv) = connection.accept_bi().await?;
+        let mut reader = FrameReader::default();
+        if read_kind(&mut recv).await? != Some(StreamKind::Control) {
+            return Err(LinkError::Unexpected);
+        }
+        let hello = read_frame(&mut recv, &mut reader).await?;
+        let Frame::Hello { version_min, version_max, store, stores: _, shares: _ } = hello else {
+            return Err(LinkError::Unexpected);
+        };
+        let accepted = match choose_version(version_min, version_max) {
+            Ok(version) => self.identify(connection).map(|edge| (version, edge)),
+            Err(refusal) => Err(refusal),
+        };
+        let mut bytes = Vec::new();
+        let (version, edge) = match accepted {
+            Ok(accepted) => accepted,
+            Err(refusal) => {
+                warn!(from = %connection.remote_address(), ?refusal, "edge refused");
+                Frame::<Bytes>::Refuse(refusal).encode(&mut bytes);
+                send.write_all(&bytes).await?;
+                let _ = send.finish();
+                let _ = timeout(HELLO_DEADLINE, send.stopped()).await;
+                return Err(LinkError::Refused(refusal));
+            }
+        };
+        Frame::<Bytes>::Welcome {
+            version,
+            key: self.secret.id(),
+            time_ms: unix_time_ms(),
+            flows: self.flows,
+            retain: self.retain_bytes_max,
+        }
+        .encode(&mut bytes);
+        send.write_all(&bytes).await?;
+        edge.record.handle_store(store);
+        let terms = Terms { key: self.secret.id(), flows: self.flows };
+        Ok((Link::start(connection.clone(), terms, send, recv, reader, &self.drain), Arc::new(edge)))
+    }
+
+    fn identify(&self, connection: &Connection) -> Result<Peer, Refusal> {
+        let identity = identity_of(connection)?;
+        let record = self.records.of(identity.id).ok_or(Refusal::TooManyEdges)?;
+        Ok(Peer { identity, record })
+    }
+
+    fn handle_stream(
+        self: &Arc<Self>,
+        link: &Link,
+        edge: &Arc<Peer>,
+        send: SendStream,
+        mut recv: RecvStream,
+    ) {
+        let (core, link, edge) = (Arc::clone(self), link.clone(), Arc::clone(edge));
+        self.drain.spawn("stream", async move {
+            let served = match read_kind(&mut recv).await {
+                Ok(Some(StreamKind::Flow)) => {
+                    let stream = FlowStream { send, recv, reader: FrameReader::default(), permit: None };
+                    core.handle_flow(&link, &edge, stream).await
+                }
+                Ok(Some(StreamKind::Fetch)) => link.answer_fetch(send, recv).await,
+                Ok(Some(StreamKind::Control) | None) => Err(LinkError::Unexpected),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = served {
+                debug!(edge = %edge.identity.name, error = &error as &dyn std::error::Error, "stream broke");
+            }
+            Ok::<(), io::Error>(())
+        });
+    }
+
+    async fn handle_flow(
+        self: &Arc<Self>,
+        link: &Link,
+        edge: &Peer,
+        mut stream: FlowStream,
+    ) -> Result<(), LinkError> {
+        let open = read_frame(&mut stream.recv, &mut stream.reader).await?;
+        let Frame::Open { flow, client, server, credit } = open else { return Err(LinkError::Unexpected) };
+        let span = debug_span!("flow", edge = %edge.identity.name, %client, %server);
+        // The port comes first: acknowledgements may arrive as soon as OPENED is out.
+        let port = link.register(flow).ok_or(LinkError::Unexpected)?;
+        let server = ServerAddr(server);
+        let dialled = async {
+            let permit = Arc::clone(&self.flow_permits).try_acquire_owned().map_err(|_| DialStatus::Overloaded)?;
+            let window = Window::open(&self.budget).ok_or(DialStatus::Overloaded)?;
+            if self.dialled.contains(client) {
+                return Err(DialStatus::Loop);
+            }
+            if !self.allow_servers.allows(&edge.identity.site, server) {
+                return Err(DialStatus::NotAllowed);
+            }
+            let leg = relay::dial(server, self.dial_timeout).await.map_err(|error| dial_status(&error))?;
+            Ok((leg, window, permit))
+        };
+        let (mut leg, window, permit) = match dialled.instrument(span.clone()).await {
+            Ok(dialled) => dialled,
+            Err(status) => return refuse_flow(stream, status).await,
+        };
+        stream.permit = Some(permit);
+        let _dialled = leg.local_addr().ok().map(|local| self.dialled.add(local));
+        let receiving = Receiving::new(window, &self.budget);
+        let opened = Frame::<Bytes>::Opened { status: DialStatus::Connected, credit: receiving.credit() };
+        let mut bytes = Vec::new();
+        opened.encode(&mut bytes);
+        stream.send.write_all(&bytes).await?;
+        let minter = Minter { secret: self.secret.clone(), record: Arc::clone(&edge.record) };
+        let flow = Flow {
+            stream,
+            port,
+            sending: Sending::new(Some(minter), &self.budget, self.retain_bytes_max, credit, Instant::now()),
+            receiving,
+            shim: Box::new(Detecting::new()),
+            sends: Direction::ToClient,
+            unopened: None,
+            store: self.store.clone(),
+            metrics: self.metrics.clone(),
+        };
+        match flow.run(&mut leg).instrument(span).await {
+            End::Done => {}
+            End::Reset(_) | End::NotOpened(..) | End::Unheard(_) => relay::reset(leg),
+        }
+        Ok(())
+    }
+}
+
+async fn refuse_flow(mut stream: FlowStream, status: DialStatus) -> Result<(), LinkError> {
+    debug!(?status, "flow not opened");
+    let mut bytes = Vec::new();
+    Frame::<Bytes>::Opened { status, credit: 0 }.encode(&mut bytes);
+    stream.send.write_all(&bytes).await?;
+    let _ = stream.send.finish();
+    // The edge resets its direction once it has read the answer. To stop it here could overtake the answer.
+    let rest = async { while let Ok(Some(_)) = stream.recv.read_chunk(READ_BYTES, false).await {} };
+    let _ = timeout(HELLO_DEADLINE, rest).await;
+    Ok(())
+}
+
+/// Reads the first byte of a stream.
+async fn read_kind(recv: &mut RecvStream) -> Result<Option<StreamKind>, StreamError> {
+    match recv.read_chunk(1, true).await? {
+        Some(chunk) => Ok(StreamKind::from_byte(chunk.bytes[0])),
+        None => Err(StreamError::Ended),
+    }
+}
+
+/// Returns who is at the other end, if its certificate makes it an edge.
+fn identity_of(connection: &Connection) -> Result<PeerIdentity, Refusal> {
+    let certificates = connection
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok())
+        .ok_or(Refusal::NotAnEdge)?;
+    let certificate = certificates.first().ok_or(Refusal::NotAnEdge)?;
+    let identity = pki::peer_identity(certificate).map_err(|error| {
+        warn!(error = &error as &dyn std::error::Error, "certificate without a node's name");
+        Refusal::NotAnEdge
+    })?;
+    if identity.roles.edge { Ok(identity) } else { Err(Refusal::NotAnEdge) }
+}
+
+fn dial_status(error: &io::Error) -> DialStatus {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => DialStatus::Refused,
+        io::ErrorKind::TimedOut => DialStatus::TimedOut,
+        _ => DialStatus::Unreachable,
+    }
+}
+
+fn unix_time_ms() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "the core's clock is the time of its domain")]
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The records of all edges this core has met since it started, bounded.
+#[derive(Debug)]
+pub struct Records {
+    edges: Mutex<HashMap<NodeId, Arc<Record>>>,
+    blocks_each: usize,
+}
+
+impl Records {
+    /// Makes records of at most `blocks_each` blocks an edge.
+    #[must_use]
+    pub fn new(blocks_each: usize) -> Self {
+        Self { edges: Mutex::default(), blocks_each }
+    }
+
+    /// Returns the record of an edge, or `None` where there are too many edges.
+    #[must_use]
+    pub fn of(&self, edge: NodeId) -> Option<Arc<Record>> {
+        let mut edges = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
+        if edges.len() >= EDGES_MAX && !edges.contains_key(&edge) {
+            // Those of connected edges have other owners; the rest is only a guess.
+            edges.retain(|_, record| Arc::strong_count(record) > 1);
+            if edges.len() >= EDGES_MAX {
+                return None;
+            }
+        }
+        Some(Arc::clone(edges.entry(edge).or_insert_with(|| Arc::new(Record::new(self.blocks_each)))))
+    }
+}
+
+/// Local addresses of the connections this core dialled.
+#[derive(Debug, Clone, Default)]
+pub struct Dialled(Arc<Mutex<HashSet<SocketAddr>>>);
+
+impl Dialled {
+    fn add(&self, local: SocketAddr) -> DialledAddr {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(local);
+        DialledAddr { dialled: self.clone(), local }
+    }
+
+    fn contains(&self, address: SocketAddr) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&address)
+    }
+}
+
+/// One of the addresses, for as long as its connection lives.
+struct DialledAddr {
+    dialled: Dialled,
+    local: SocketAddr,
+}
+
+impl Drop for DialledAddr {
+    fn drop(&mut self) {
+        self.dialled.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.local);
+    }
+}
+
+/// Blocks the core remembers for an edge: some 20 bytes each, 64 GiB of content at 64 KiB.
+pub const RECORD_BLOCKS: usize = 1 << 20;
+
+/// Edges whose records are kept.
+const EDGES_MAX: usize = 256;
+
+/// How long an edge may take to say hello.
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+

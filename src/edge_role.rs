@@ -1,0 +1,243 @@
+//! The edge: connections come in from interception, and each goes over the link to the core its route names, or
+//! direct.
+//!
+//! Direct is the answer to every doubt before a byte of the client may have reached the server: no route, no link, no
+//! room, a core that may not or cannot dial. After that a flow is completed or reset.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::TcpStream;
+use tracing::{Instrument, debug, debug_span, warn};
+use wanigan_parsers::Direction;
+use wanigan_parsers::wan::{DialStatus, Frame};
+
+use crate::addr::{ClientAddr, ServerAddr};
+use crate::budget::Budget;
+use crate::config::{CoreAddress, Routes};
+use crate::drain::Drain;
+use crate::fault::{DirectReason, ResetReason};
+use crate::flow::receiving::Receiving;
+use crate::flow::sending::Sending;
+use crate::flow::window::{CREDIT_BASE, Window};
+use crate::flow::{End, Flow};
+use crate::intercept::{Accept, Accepted, accept_fault};
+use crate::metrics::Metrics;
+use crate::relay;
+use crate::shim::detecting::Detecting;
+use crate::store::Store;
+use crate::wan::{CoreLink, Link};
+
+/// Everything an edge's connections share.
+pub struct Edge {
+    /// Which core serves which servers.
+    pub routes: Routes,
+    /// The links, by the address the routes name.
+    pub links: HashMap<CoreAddress, CoreLink>,
+    /// Blocks.
+    pub store: Store,
+    /// Memory for flows.
+    pub budget: Budget,
+    /// Limit of retained bytes of one flow.
+    pub retain_bytes_max: u64,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Servers that are not worth a flow for a while.
+    pub quarantine: Quarantine,
+    /// Tracks the connections.
+    pub drain: Drain,
+}
+
+/// Carries the connections of one source until the node stops.
+///
+/// # Errors
+/// None: a failed accept concerns one connection.
+pub async fn serve(edge: Arc<Edge>, mut source: impl Accept) -> Result<(), io::Error> {
+    loop {
+        match source.accept().await {
+            Ok(accepted) => {
+                let span = debug_span!("flow", client = %accepted.client, server = %accepted.server);
+                let connection = Arc::clone(&edge).handle(accepted).instrument(span);
+                edge.drain.spawn("connection", async move {
+                    connection.await;
+                    Ok::<(), io::Error>(())
+                });
+            }
+            Err(error) => {
+                debug!(error = &error as &dyn std::error::Error, "connection not accepted");
+                edge.metrics.count_accept_error(accept_fault(&error));
+            }
+        }
+    }
+}
+
+impl Edge {
+    async fn handle(self: Arc<Self>, accepted: Accepted) {
+        let Accepted { stream, client, server } = accepted;
+        if relay::prepare(&stream).is_err() {
+            return;
+        }
+        match self.admit(client, server) {
+            Ok(link) => self.carry(stream, client, server, &link).await,
+            Err(reason) => self.relay_directly(stream, server, Bytes::new(), reason).await,
+        }
+    }
+
+    /// Decides whether a connection goes over a link, and which.
+    fn admit(&self, client: ClientAddr, server: ServerAddr) -> Result<Link, DirectReason> {
+        let core = self.routes.core_for(server).ok_or(DirectReason::NoRoute)?;
+        if let Some(reason) = self.quarantine.reason(server, Instant::now()) {
+            return Err(reason);
+        }
+        let link = self.links.get(core).and_then(CoreLink::current).ok_or(DirectReason::LinkDown)?;
+        if canonical(link.remote_address()) == client.0.ip().to_canonical() {
+            return Err(DirectReason::FromCore);
+        }
+        Ok(link)
+    }
+
+    async fn carry(&self, mut leg: TcpStream, client: ClientAddr, server: ServerAddr, link: &Link) {
+        let Some(flow) = self.open(client, server, link).await else {
+            return self.relay_directly(leg, server, Bytes::new(), DirectReason::Overload).await;
+        };
+        match flow.run(&mut leg).await {
+            End::Done => {}
+            End::Reset(_) => relay::reset(leg),
+            End::Unheard(first) if first.is_empty() => {
+                self.relay_directly(leg, server, Bytes::new(), DirectReason::LinkDown).await;
+            }
+            End::Unheard(_) => {
+                self.metrics.count_reset(ResetReason::LinkLost);
+                relay::reset(leg);
+            }
+            End::NotOpened(status, first) => self.handle_not_opened(leg, server, status, &first).await,
+        }
+    }
+
+    /// Opens a flow, or returns `None` where there is no stream or memory for it at once.
+    async fn open(&self, client: ClientAddr, server: ServerAddr, link: &Link) -> Option<Flow> {
+        let window = Window::open(&self.budget)?;
+        let receiving = Receiving::new(window, &self.budget);
+        let (mut stream, port) = link.open_flow().await?;
+        let mut open = Vec::new();
+        let credit = receiving.credit();
+        Frame::<Bytes>::Open { flow: port.flow(), client: client.0, server: server.0, credit }.encode(&mut open);
+        stream.send.write_all(&open).await.ok()?;
+        Some(Flow {
+            stream,
+            port,
+            sending: Sending::new(None, &self.budget, self.retain_bytes_max, CREDIT_BASE, Instant::now()),
+            receiving,
+            shim: Box::new(Detecting::new()),
+            sends: Direction::ToServer,
+            unopened: Some(Vec::new()),
+            store: self.store.clone(),
+            metrics: self.metrics.clone(),
+        })
+    }
+
+    async fn handle_not_opened(&self, leg: TcpStream, server: ServerAddr, status: DialStatus, first: &[Bytes]) {
+        debug!(?status, "the core did not connect");
+        match status {
+            DialStatus::Refused | DialStatus::TimedOut | DialStatus::Unreachable => {
+                self.quarantine.add(server, DirectReason::DialFailed, Instant::now());
+                self.metrics.count_reset(ResetReason::DialFailed);
+                relay::reset(leg);
+            }
+            DialStatus::NotAllowed | DialStatus::Loop => {
+                self.quarantine.add(server, DirectReason::NotAllowed, Instant::now());
+                self.relay_directly(leg, server, joined(first), DirectReason::NotAllowed).await;
+            }
+            DialStatus::Overloaded | DialStatus::Connected | DialStatus::Other(_) => {
+                self.relay_directly(leg, server, joined(first), DirectReason::Overload).await;
+            }
+        }
+    }
+
+    async fn relay_directly(&self, leg: TcpStream, server: ServerAddr, first: Bytes, reason: DirectReason) {
+        debug!(reason = reason.as_str(), "relayed directly");
+        self.metrics.count_direct(reason);
+        match relay::dial(server, DIRECT_DIAL_TIMEOUT).await {
+            Ok(stream) => {
+                let metrics = self.metrics.clone();
+                relay::relay(leg, stream, first, move |direction, bytes| {
+                    metrics.count_direct_bytes(direction, bytes);
+                })
+                .await;
+            }
+            Err(error) => {
+                debug!(error = &error as &dyn std::error::Error, "direct connection failed");
+                relay::reset(leg);
+            }
+        }
+    }
+}
+
+/// Servers that connections go to directly for a while, because the core could not or may not dial them.
+#[derive(Debug, Default)]
+pub struct Quarantine {
+    servers: Mutex<HashMap<ServerAddr, (DirectReason, Instant)>>,
+}
+
+impl Quarantine {
+    fn add(&self, server: ServerAddr, reason: DirectReason, now: Instant) {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if servers.len() >= QUARANTINE_SERVERS_MAX {
+            servers.retain(|_, (_, until)| *until > now);
+        }
+        if servers.len() < QUARANTINE_SERVERS_MAX {
+            servers.insert(server, (reason, now + QUARANTINE));
+        } else {
+            warn!("too many servers cannot be dialled by the core");
+        }
+    }
+
+    fn reason(&self, server: ServerAddr, now: Instant) -> Option<DirectReason> {
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.get(&server).filter(|(_, until)| *until > now).map(|(reason, _)| *reason)
+    }
+}
+
+fn canonical(address: SocketAddr) -> IpAddr {
+    address.ip().to_canonical()
+}
+
+fn joined(first: &[Bytes]) -> Bytes {
+    let mut bytes = BytesMut::new();
+    first.iter().for_each(|part| bytes.extend_from_slice(part));
+    bytes.freeze()
+}
+
+/// How long a direct connection may take to begin.
+const DIRECT_DIAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a server stays in quarantine.
+const QUARANTINE: Duration = Duration::from_secs(30);
+
+/// Servers in quarantine at once.
+const QUARANTINE_SERVERS_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_in_quarantine_comes_back_and_their_number_is_bounded() {
+        let quarantine = Quarantine::default();
+        let start = Instant::now();
+        let server = |n: usize| ServerAddr(SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 445)));
+        quarantine.add(server(0), DirectReason::DialFailed, start);
+        assert_eq!(quarantine.reason(server(0), start), Some(DirectReason::DialFailed));
+        assert_eq!(quarantine.reason(server(0), start + QUARANTINE), None);
+        for n in 0..2 * QUARANTINE_SERVERS_MAX {
+            quarantine.add(server(n), DirectReason::NotAllowed, start);
+        }
+        assert_eq!(quarantine.servers.lock().unwrap().len(), QUARANTINE_SERVERS_MAX);
+        quarantine.add(server(9_000), DirectReason::NotAllowed, start + QUARANTINE);
+        assert!(quarantine.reason(server(9_000), start + QUARANTINE).is_some());
+    }
+}
