@@ -5,5 +5,7 @@
 pub mod addr;
 pub mod block;
 pub mod fault;
+pub mod intercept;
 pub mod metrics;
+pub mod relay;
 pub mod shim;
