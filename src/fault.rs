@@ -111,3 +111,17 @@ reasons! {
         Stopping = "stopping",
     }
 }
+
+reasons! {
+    /// Why a connection that arrived was not handed to a flow.
+    AcceptFault {
+        /// No file descriptor or no memory for it; the listener pauses briefly.
+        Exhausted = "exhausted",
+        /// The client was gone, or its network broke, before it was accepted.
+        Aborted = "aborted",
+        /// It was made to the listener itself: no packet filter sent it here.
+        NotIntercepted = "not_intercepted",
+        /// The name of the listener's fixed server has no address at this moment.
+        Unresolved = "unresolved",
+    }
+}

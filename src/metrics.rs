@@ -3,7 +3,7 @@
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use wanigan_parsers::Direction;
 
-use crate::fault::{DirectReason, OpaqueReason, Protocol, ResetReason};
+use crate::fault::{AcceptFault, DirectReason, OpaqueReason, Protocol, ResetReason};
 
 /// Where a block's bytes came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,7 @@ pub struct Metrics {
     pub flows_active: IntGauge,
     flows_direct: IntCounterVec,
     flows_reset: IntCounterVec,
+    accept_errors: IntCounterVec,
     /// Links that answer at this moment.
     pub links_up: IntGauge,
     /// Memory reserved for flows, in bytes.
@@ -154,6 +155,12 @@ impl Metrics {
                 "Flows reset on both legs, by reason.",
                 &["reason"],
             ),
+            accept_errors: counters(
+                r,
+                "wanigan_accept_errors_total",
+                "Connections that arrived and were not handed to a flow, by reason.",
+                &["reason"],
+            ),
             links_up: gauge(r, "wanigan_links_up", "Links that answer at this moment."),
             memory_bytes: gauge(r, "wanigan_memory_bytes", "Memory reserved for flows."),
             memory_limit_bytes: gauge(r, "wanigan_memory_limit_bytes", "The limit of wanigan_memory_bytes."),
@@ -255,6 +262,11 @@ impl Metrics {
         self.flows_reset.with_label_values(&[reason.as_str()]).inc();
     }
 
+    /// Counts a connection that arrived and was not handed to a flow.
+    pub fn count_accept_error(&self, reason: AcceptFault) {
+        self.accept_errors.with_label_values(&[reason.as_str()]).inc();
+    }
+
     fn export_zeros(&self) {
         for direction in Direction::ALL {
             for protocol in Protocol::ALL {
@@ -274,6 +286,9 @@ impl Metrics {
         }
         for reason in ResetReason::ALL {
             self.flows_reset.with_label_values(&[reason.as_str()]);
+        }
+        for reason in AcceptFault::ALL {
+            self.accept_errors.with_label_values(&[reason.as_str()]);
         }
         for source in Source::ALL {
             self.count_block_bytes(source, 0);
