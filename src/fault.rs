@@ -49,13 +49,13 @@ reasons! {
         SmbEncrypted = "smb_encrypted",
         /// SMB3 compressed frames (MS-SMB2 2.2.42).
         SmbCompressed = "smb_compressed",
-        /// A READ response that failed a check of the shim: no pending READ, wrong sizes, RDMA.
+        /// A READ response or WRITE request that failed a check of the shim: no pending READ, wrong sizes, RDMA.
         SmbUnmatched = "smb_unmatched",
         /// Data read from a named pipe.
         SmbPipe = "smb_pipe",
         /// SMB1.
         Smb1 = "smb1",
-        /// The stream broke the protocol's framing; opaque from there on.
+        /// The stream broke the protocol's framing; opaque from there on, or to the end of the frame if that is known.
         Malformed = "malformed",
         /// The shim's table of pending requests is full; opaque from there on.
         TooManyPending = "too_many_pending",

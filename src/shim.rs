@@ -9,6 +9,9 @@ use wanigan_parsers::Direction;
 
 use crate::fault::{OpaqueReason, Protocol};
 
+pub mod detecting;
+pub mod smb2;
+
 /// A protocol's state machine for one flow.
 ///
 /// Requests must be given before their responses, which is the order in which they cross the proxy.

@@ -3,6 +3,7 @@
 //! This crate does no I/O, knows no clock and allocates only what a checked length allows. No input makes it
 //! panic. Parsers of streams take any segmentation of the bytes and give the same result.
 
+pub mod detect;
 pub mod http1;
 pub mod nbss;
 pub mod smb2;
