@@ -5,6 +5,8 @@
 //! The result must not depend on how the stream is cut into inputs, except that adjacent spans of one kind may be
 //! cut in two.
 
+pub mod http1;
+
 use wanigan_parsers::Direction;
 
 use crate::fault::{OpaqueReason, Protocol};
