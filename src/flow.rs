@@ -36,8 +36,8 @@ use crate::fault::ResetReason;
 use crate::metrics::{Metrics, Source};
 use crate::shim::{Shim, Span};
 use crate::store::Store;
-use crate::wan::session::Hearing;
 use crate::wan::frames::{READ_BYTES, push_frame};
+use crate::wan::session::Hearing;
 use crate::wan::{FetchRequest, FlowPort, FlowStream, LinkError, Progress, code};
 
 /// How a flow ended.

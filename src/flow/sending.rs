@@ -181,6 +181,9 @@ impl Sending {
     }
 
     fn spare_credit(&self) -> u64 {
+        if self.ended {
+            return 0;
+        }
         self.credit.saturating_sub(self.sent + CREDIT_BASE)
     }
 

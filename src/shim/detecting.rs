@@ -8,6 +8,7 @@
 use wanigan_parsers::Direction;
 use wanigan_parsers::detect::{DETECT_BYTES_MAX, Detected, detect};
 
+use super::http1::Http1;
 use super::smb2::Smb2;
 use super::{Shim, Span};
 use crate::fault::{OpaqueReason, Protocol};
@@ -15,7 +16,6 @@ use crate::fault::{OpaqueReason, Protocol};
 /// A shim for any connection.
 pub struct Detecting {
     state: State,
-    http1: fn() -> Box<dyn Shim>,
 }
 
 enum State {
@@ -28,10 +28,10 @@ enum State {
 }
 
 impl Detecting {
-    /// Starts at the first byte of a connection. `http1` makes the shim for HTTP/1.
+    /// Starts at the first byte of a connection.
     #[must_use]
-    pub fn new(http1: fn() -> Box<dyn Shim>) -> Self {
-        Self { state: State::Undecided { seen: [0; DETECT_BYTES_MAX], len: 0 }, http1 }
+    pub fn new() -> Self {
+        Self { state: State::Undecided { seen: [0; DETECT_BYTES_MAX], len: 0 } }
     }
 
     /// Takes the client's bytes one at a time until they tell the protocol. Returns how many it took.
@@ -46,10 +46,16 @@ impl Detecting {
                 Detected::NeedMore => continue,
                 detected => detected,
             };
-            self.state = enter(detected, self.http1, &seen[..*len]);
+            self.state = enter(detected, &seen[..*len]);
             return at + 1;
         }
         input.len()
+    }
+}
+
+impl Default for Detecting {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -87,11 +93,11 @@ impl Shim for Detecting {
 }
 
 /// Makes the state for a protocol whose first bytes from the client are `seen`.
-fn enter(detected: Detected, http1: fn() -> Box<dyn Shim>, seen: &[u8]) -> State {
-    let mut shim = match detected {
+fn enter(detected: Detected, seen: &[u8]) -> State {
+    let mut shim: Box<dyn Shim> = match detected {
         // SMB1 is opaque to the SMB2 shim, which goes on when a multi-protocol NEGOTIATE leads into SMB2.
         Detected::Smb2 | Detected::Smb1 | Detected::NetbiosSession => Box::new(Smb2::new()),
-        Detected::Http1 => http1(),
+        Detected::Http1 => Box::new(Http1::new()),
         Detected::Http2Preface => return State::Opaque(Protocol::Other, OpaqueReason::Http2),
         Detected::Tls => return State::Opaque(Protocol::Tls, OpaqueReason::Tls),
         Detected::Other | Detected::NeedMore => {

@@ -1,0 +1,316 @@
+//! A flow's four halves against each other with a virtual clock: what one leg gives, the other leg gets, byte for
+//! byte, whatever the cuts, the order of events, the losses of the store and the lack of memory.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use prometheus::IntGauge;
+use proptest::prelude::*;
+use wanigan::block::{Block, Reference, ServerSecret};
+use wanigan::budget::Budget;
+use wanigan::flow::receiving::{Output, Receiving};
+use wanigan::flow::sending::{Minter, Sending};
+use wanigan::flow::window::{CREDIT_BASE, Window};
+use wanigan::matching::Record;
+use wanigan::shim::Shim;
+use wanigan::shim::detecting::Detecting;
+use wanigan_parsers::Direction;
+use wanigan_parsers::wan::Frame;
+
+/// One node of the flow.
+struct Node {
+    shim: Detecting,
+    sends: Direction,
+    sending: Sending,
+    receiving: Receiving,
+    budget: Budget,
+    /// Frames on their way to this node, and reports of the other node's receiver.
+    frames: VecDeque<Vec<u8>>,
+    reports: VecDeque<(u64, u64)>,
+    look_ups: VecDeque<(u64, Reference)>,
+    fetches: VecDeque<Vec<u64>>,
+    writing: VecDeque<u8>,
+    delivered: Vec<u8>,
+    finished: bool,
+    references: usize,
+}
+
+/// What outlives a flow.
+struct Site {
+    record: Arc<Record>,
+    store: HashMap<Reference, Block>,
+}
+
+impl Node {
+    fn new(sends: Direction, site: &Site, memory: u64, now: Instant) -> Self {
+        let budget = Budget::new(memory, IntGauge::new("used", "test").unwrap());
+        let minter = (sends == Direction::ToClient)
+            .then(|| Minter { secret: ServerSecret::new([7; 32]), record: Arc::clone(&site.record) });
+        let window = Window::open(&budget).unwrap();
+        Self {
+            shim: Detecting::new(),
+            sends,
+            sending: Sending::new(minter, &budget, 1 << 20, CREDIT_BASE, now),
+            receiving: Receiving::new(window, &budget),
+            budget,
+            frames: VecDeque::new(),
+            reports: VecDeque::new(),
+            look_ups: VecDeque::new(),
+            fetches: VecDeque::new(),
+            writing: VecDeque::new(),
+            delivered: Vec::new(),
+            finished: false,
+            references: 0,
+        }
+    }
+
+    fn read(&mut self, bytes: &[u8], now: Instant) {
+        let mut spans = Vec::new();
+        self.shim.handle_input(self.sends, bytes, &mut spans);
+        self.sending.handle_input(Bytes::copy_from_slice(bytes), &spans, now);
+    }
+
+    fn take_outputs(&mut self, other: &mut VecDeque<(u64, u64)>, site: &mut Site) {
+        while let Some(output) = self.receiving.poll_output() {
+            match output {
+                Output::LookUp(number, reference) => self.look_ups.push_back((number, reference)),
+                Output::Fetch(numbers) => self.fetches.push_back(numbers),
+                Output::Store(block) => {
+                    site.store.insert(*block.reference(), block);
+                }
+                Output::Write(bytes, _) => {
+                    assert!(self.writing.is_empty(), "one write at a time");
+                    let mut spans = Vec::new();
+                    self.shim.handle_input(self.sends.reverse(), &bytes, &mut spans);
+                    self.writing.extend(bytes);
+                }
+                Output::Progress { resolved, credit } => other.push_back((resolved, credit)),
+                Output::Finish => self.finished = true,
+                Output::Opened(_) => unreachable!("no dial here"),
+            }
+        }
+    }
+}
+
+/// A conversation: what each side says, each part only after the other side got all before it.
+type Conversation = Vec<(Direction, Vec<u8>)>;
+
+/// Runs a conversation through an edge and a core. `dice` decides what happens next and how much of it.
+fn run(conversation: &Conversation, site: &mut Site, memory: u64, dice: &mut Dice) -> usize {
+    let mut now = Instant::now();
+    let mut edge = Node::new(Direction::ToServer, site, memory, now);
+    let mut core = Node::new(Direction::ToClient, site, memory, now);
+    let said = |direction| -> Vec<u8> {
+        conversation.iter().filter(|(of, _)| *of == direction).flat_map(|(_, bytes)| bytes.clone()).collect()
+    };
+    let (to_server, to_client) = (said(Direction::ToServer), said(Direction::ToClient));
+    let mut turns: VecDeque<(Direction, VecDeque<u8>)> =
+        conversation.iter().map(|(direction, bytes)| (*direction, bytes.iter().copied().collect())).collect();
+    let (mut spoken, mut ended) = ([0usize; 2], false);
+    let mut idle = 0;
+    while !(edge.sending.is_done()
+        && core.sending.is_done()
+        && edge.receiving.is_done()
+        && core.receiving.is_done())
+    {
+        let before = progress(&edge, &core, &spoken);
+        for _ in 0..8 {
+            let event = dice.below(9);
+            let amount_max = [90_000, 40][dice.below(2)];
+            let amount = 1 + dice.below(amount_max);
+            let (node, other) =
+                if dice.below(2) == 0 { (&mut edge, &mut core) } else { (&mut core, &mut edge) };
+            match event {
+                // The leg speaks, if it is its turn and it has heard all that came before.
+                0 => {
+                    let heard = match node.sends {
+                        Direction::ToServer => node.delivered.len() == spoken[1],
+                        Direction::ToClient => node.delivered.len() == spoken[0],
+                    };
+                    if !node.sending.wants_input() {
+                    } else if let Some((direction, rest)) = turns.front_mut() {
+                        if *direction == node.sends && heard {
+                            let bytes: Vec<u8> = rest.drain(..amount.min(rest.len())).collect();
+                            spoken[usize::from(*direction == Direction::ToClient)] += bytes.len();
+                            if rest.is_empty() {
+                                turns.pop_front();
+                            }
+                            node.read(&bytes, now);
+                        }
+                    } else if !ended
+                        && node.delivered.len()
+                            == if node.sends == Direction::ToServer {
+                                to_client.len()
+                            } else {
+                                to_server.len()
+                            }
+                    {
+                        ended = true;
+                        node.sending.handle_end();
+                    } else if ended && node.finished {
+                        node.sending.handle_end();
+                    }
+                }
+                1 => {
+                    while let Some(frame) = node.sending.poll_frame() {
+                        node.references += usize::from(matches!(frame, Frame::Ref { .. }));
+                        let mut bytes = Vec::new();
+                        frame.encode(&mut bytes);
+                        other.frames.push_back(bytes);
+                    }
+                }
+                2 => {
+                    if let Some(bytes) = node.frames.pop_front() {
+                        let (frame, _) = Frame::decode(&bytes).unwrap().unwrap();
+                        node.receiving.handle_frame(frame.map(Bytes::copy_from_slice), now).unwrap();
+                    }
+                }
+                3 => {
+                    let part: Vec<u8> = node.writing.drain(..amount.min(node.writing.len())).collect();
+                    if !part.is_empty() {
+                        node.delivered.extend(&part);
+                        node.receiving.handle_written(part.len(), now);
+                    }
+                }
+                4 => {
+                    if let Some((resolved, credit)) = node.reports.pop_front() {
+                        node.sending.handle_progress(resolved, credit);
+                    }
+                }
+                5 => {
+                    if let Some((number, reference)) = node.look_ups.pop_front() {
+                        // The store may have lost any block at any time.
+                        if dice.below(10) == 0 {
+                            site.store.remove(&reference);
+                        }
+                        let block = site.store.get(&reference).cloned();
+                        node.receiving.handle_looked_up(number, block, now);
+                    }
+                }
+                6 => {
+                    if let Some(numbers) = node.fetches.pop_front() {
+                        for number in numbers {
+                            let bytes = other.sending.handle_fetch(number);
+                            node.receiving.handle_fetched(number, bytes, now).unwrap();
+                        }
+                    }
+                }
+                7 => now += Duration::from_micros(dice.below(20_000) as u64),
+                _ => {
+                    node.sending.handle_timeout(now);
+                    node.receiving.handle_timeout(now);
+                }
+            }
+            edge.take_outputs(&mut core.reports, site);
+            core.take_outputs(&mut edge.reports, site);
+        }
+        idle = if progress(&edge, &core, &spoken) == before { idle + 1 } else { 0 };
+        assert!(idle < 5_000, "the flow is stuck");
+        if idle > 100 {
+            now += Duration::from_secs(1);
+        }
+    }
+    assert!(core.delivered == to_server, "the server got what the client said");
+    assert!(edge.delivered == to_client, "the client got what the server said");
+    assert!(edge.finished && core.finished);
+    let references = core.references;
+    for (node, name) in [(edge, "edge"), (core, "core")] {
+        let budget = node.budget.clone();
+        drop(node);
+        assert_eq!(budget.free(), memory, "all memory of the {name} came back");
+    }
+    references
+}
+
+fn progress(edge: &Node, core: &Node, spoken: &[usize; 2]) -> [usize; 6] {
+    let pending =
+        |node: &Node| node.frames.len() + node.look_ups.len() + node.fetches.len() + node.reports.len();
+    [edge.delivered.len(), core.delivered.len(), spoken[0], spoken[1], pending(edge), pending(core)]
+}
+
+/// Decisions from a seed, the same on every machine (xorshift64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}
+
+fn site() -> Site {
+    Site { record: Arc::new(Record::new(10_000)), store: HashMap::new() }
+}
+
+/// Requests for one file by ranges of any size, on one connection.
+fn http_conversation(file: &[u8], sizes: &[usize]) -> Conversation {
+    let mut conversation = Vec::new();
+    let mut at = 0;
+    for size in sizes {
+        let end = (at + size).min(file.len());
+        if at == end {
+            break;
+        }
+        let request = format!("GET /f HTTP/1.1\r\nHost: h\r\nRange: bytes={at}-{}\r\n\r\n", end - 1);
+        let head = format!(
+            "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes {at}-{}/{}\r\n\r\n",
+            end - at,
+            end - 1,
+            file.len()
+        );
+        conversation.push((Direction::ToServer, request.into_bytes()));
+        conversation.push((Direction::ToClient, [head.as_bytes(), &file[at..end]].concat()));
+        at = end;
+    }
+    conversation
+}
+
+fn file(len: usize, seed: u64) -> Vec<u8> {
+    let mut dice = Dice(seed | 1);
+    (0..len).map(|_| dice.below(256) as u8).collect()
+}
+
+#[test]
+fn a_second_read_crosses_as_references() {
+    let file = file(600_000, 5);
+    let mut site = site();
+    let cold = run(&http_conversation(&file, &[600_000]), &mut site, 64 << 20, &mut Dice(1));
+    let warm = run(&http_conversation(&file, &[600_000]), &mut site, 64 << 20, &mut Dice(2));
+    assert_eq!(cold, 0);
+    assert_eq!(warm, 600_000_usize.div_ceil(65_536));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn each_leg_gets_what_the_other_gave(
+        seed in 1u64..u64::MAX,
+        len in 1usize..500_000,
+        sizes in proptest::collection::vec(1usize..200_000, 1..6),
+        memory_kib in 300u64..3_000,
+    ) {
+        let conversation = http_conversation(&file(len, seed), &sizes);
+        let mut site = site();
+        let mut dice = Dice(seed);
+        for _ in 0..3 {
+            run(&conversation, &mut site, memory_kib << 10, &mut dice);
+        }
+    }
+
+    #[test]
+    fn bytes_of_no_protocol_pass_too(
+        seed in 1u64..u64::MAX,
+        turns in proptest::collection::vec((any::<bool>(), 1usize..150_000), 1..6),
+    ) {
+        let conversation = turns
+            .iter()
+            .map(|(up, len)| (if *up { Direction::ToServer } else { Direction::ToClient }, file(*len, seed)))
+            .collect();
+        run(&conversation, &mut site(), 1 << 20, &mut Dice(seed));
+    }
+}
