@@ -7,3 +7,4 @@ pub mod block;
 pub mod fault;
 pub mod metrics;
 pub mod shim;
+pub mod store;
