@@ -6,4 +6,6 @@ pub mod addr;
 pub mod block;
 pub mod fault;
 pub mod metrics;
+pub mod pki;
+pub mod secret_file;
 pub mod shim;
