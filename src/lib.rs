@@ -5,13 +5,16 @@
 pub mod addr;
 pub mod block;
 pub mod budget;
+pub mod config;
 pub mod drain;
 pub mod fault;
 pub mod flow;
 pub mod intercept;
 pub mod matching;
 pub mod metrics;
+pub mod pki;
 pub mod relay;
+pub mod secret_file;
 pub mod shim;
 pub mod store;
 pub mod wan;
