@@ -190,12 +190,13 @@ impl Core {
         let port = link.register(flow).ok_or(LinkError::Unexpected)?;
         let server = ServerAddr(server);
         let dialled = async {
-            let permit = Arc::clone(&self.flow_permits).try_acquire_owned().map_err(|_| DialStatus::Overloaded)?;
+            let permit =
+                Arc::clone(&self.flow_permits).try_acquire_owned().map_err(|_| DialStatus::Overloaded)?;
             let window = Window::open(&self.budget).ok_or(DialStatus::Overloaded)?;
             if self.dialled.contains(client) {
                 return Err(DialStatus::Loop);
             }
-            if !self.allow_servers.allows(&edge.identity.site, server) {
+            if !self.allow_servers.allows(edge.identity.site.as_str(), server) {
                 return Err(DialStatus::NotAllowed);
             }
             let leg = relay::dial(server, self.dial_timeout).await.map_err(|error| dial_status(&error))?;
@@ -344,4 +345,3 @@ const EDGES_MAX: usize = 256;
 
 /// How long an edge may take to say hello.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
-

@@ -125,7 +125,8 @@ impl Edge {
         let (mut stream, port) = link.open_flow().await?;
         let mut open = Vec::new();
         let credit = receiving.credit();
-        Frame::<Bytes>::Open { flow: port.flow(), client: client.0, server: server.0, credit }.encode(&mut open);
+        Frame::<Bytes>::Open { flow: port.flow(), client: client.0, server: server.0, credit }
+            .encode(&mut open);
         stream.send.write_all(&open).await.ok()?;
         Some(Flow {
             stream,
@@ -140,7 +141,13 @@ impl Edge {
         })
     }
 
-    async fn handle_not_opened(&self, leg: TcpStream, server: ServerAddr, status: DialStatus, first: &[Bytes]) {
+    async fn handle_not_opened(
+        &self,
+        leg: TcpStream,
+        server: ServerAddr,
+        status: DialStatus,
+        first: &[Bytes],
+    ) {
         debug!(?status, "the core did not connect");
         match status {
             DialStatus::Refused | DialStatus::TimedOut | DialStatus::Unreachable => {
