@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use wanigan::fault::{OpaqueReason, Protocol};
@@ -14,7 +13,7 @@ use wanigan::shim::{Shim, Span};
 use wanigan_parsers::Direction::{self, ToClient, ToServer};
 
 use crate::capture::{Connection, connections};
-use crate::spans::{Marks, Script, run};
+use crate::spans::{Marks, Script, proptest_config, run};
 
 const CASES: [&str; 4] =
     ["smb2-compound-signed", "smb2-encrypted-session", "smb2-reads-of-64k-signed", "smb2-single-read-signed"];
@@ -41,11 +40,7 @@ fn requests_may_run_ahead_of_their_responses() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 64,
-        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(proptest_config(64))]
 
     #[test]
     fn recorded_connections_are_marked_the_same_under_any_cuts(

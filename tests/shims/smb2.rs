@@ -7,7 +7,7 @@ use wanigan::shim::{Shim, Span};
 use wanigan_parsers::Direction::{self, ToClient, ToServer};
 
 use crate::messages::*;
-use crate::spans::{Marks, Script, run, run_in_all_cuts};
+use crate::spans::{Marks, Script, proptest_config, run, run_in_all_cuts};
 
 #[track_caller]
 fn marks(script: &[(Direction, Vec<u8>)]) -> Marks {
@@ -445,6 +445,8 @@ fn eight_mebibytes_of_data_cost_one_span_an_input() {
 }
 
 proptest! {
+    #![proptest_config(proptest_config(256))]
+
     #[test]
     fn no_bytes_panic_and_no_cut_matters(
         script in proptest::collection::vec((any::<bool>(), proptest::collection::vec(any::<u8>(), 1..200)), 1..8),

@@ -1,5 +1,6 @@
 //! Runs shims over scripts of inputs and compares what they mark.
 
+use proptest::test_runner::{Config, FileFailurePersistence};
 use wanigan::fault::OpaqueReason;
 use wanigan::shim::{Shim, Span, SpanKind};
 use wanigan_parsers::Direction;
@@ -92,6 +93,12 @@ pub(crate) fn run_in_all_cuts<S: Shim>(new: impl Fn() -> S, script: &[(Direction
         assert_eq!(run(&mut new(), &split), whole, "split at {at}");
     }
     whole
+}
+
+/// Returns a configuration that keeps failing seeds beside the test, in a file that is committed with the fix.
+pub(crate) fn proptest_config(cases: u32) -> Config {
+    let beside = FileFailurePersistence::WithSource("regressions");
+    Config { cases, failure_persistence: Some(Box::new(beside)), ..Config::default() }
 }
 
 /// Cuts one input in two at `at`, if it is that long.
