@@ -12,10 +12,11 @@
 
 use std::future::pending;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, VarInt, WriteError};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -34,6 +35,7 @@ use self::sending::Sending;
 use crate::block::Block;
 use crate::fault::ResetReason;
 use crate::metrics::{Metrics, Source};
+use crate::relay::SETTLE;
 use crate::shim::{Shim, Span};
 use crate::store::Store;
 use crate::wan::frames::{READ_BYTES, push_frame};
@@ -94,12 +96,15 @@ struct Buffers {
     spans: Vec<Span>,
     /// A report that the control stream had no room for.
     unreported: Option<Progress>,
+    leg: Leg,
+    /// The other side's leg was reset, and so will this one be.
+    leg_reset: bool,
     leg_finish: LegFinish,
     stream_finished: bool,
     recv_ended: bool,
 }
 
-#[derive(Default, PartialEq, Eq)]
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
 enum LegFinish {
     #[default]
     NotYet,
@@ -107,13 +112,29 @@ enum LegFinish {
     Done,
 }
 
+/// What is left of the leg.
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
+enum Leg {
+    #[default]
+    Whole,
+    /// It takes no more bytes; what it still has to say may tell why.
+    Deaf,
+    /// It was reset; what it said before is on its way to the other leg, until the deadline.
+    Broken(Instant),
+}
+
 impl Flow {
     /// Carries the flow to its end.
     pub async fn run(mut self, leg: &mut TcpStream) -> End {
         self.metrics.flows_active.inc();
-        let mut jobs = JoinSet::new();
-        let end = match self.carry(leg, &mut jobs).await {
-            Ok(()) => End::Done,
+        // From here on every exit but the orderly one resets the leg, a panic and a killed process included.
+        let _ = leg.set_zero_linger();
+        let mut buffers = Buffers::default();
+        let end = match self.carry(leg, &mut buffers).await {
+            Ok(()) => {
+                let _ = SockRef::from(&*leg).set_linger(None);
+                End::Done
+            }
             Err(end) => end,
         };
         let code = match &end {
@@ -124,7 +145,10 @@ impl Flow {
             End::Reset(_) => Some(code::LEG),
         };
         if let Some(code) = code {
-            let _ = self.stream.send.reset(code);
+            // A RESET frame that is on its way must not be overtaken.
+            if !buffers.stream_finished {
+                let _ = self.stream.send.reset(code);
+            }
             let _ = self.stream.recv.stop(code);
         }
         self.metrics.flows_active.dec();
@@ -136,20 +160,32 @@ impl Flow {
         end
     }
 
-    async fn carry(&mut self, leg: &mut TcpStream, jobs: &mut JoinSet<Job>) -> Result<(), End> {
+    /// Moves bytes until the flow is over.
+    async fn carry(&mut self, leg: &mut TcpStream, buffers: &mut Buffers) -> Result<(), End> {
         let (mut leg_read, mut leg_write) = leg.split();
-        let mut buffers = Buffers::default();
+        let mut jobs = JoinSet::new();
         loop {
-            self.handle_outputs(&mut buffers, jobs)?;
-            self.fill_stream(&mut buffers);
+            self.handle_outputs(buffers, &mut jobs)?;
+            if buffers.leg_reset {
+                tokio::time::sleep(SETTLE).await;
+                return Err(self.other_leg_broke());
+            }
+            self.fill_stream(buffers);
             if buffers.leg_finish == LegFinish::Wanted && buffers.writing.is_none() {
                 buffers.leg_finish = LegFinish::Done;
-                leg_write.shutdown().await.map_err(|_| self.leg_broke())?;
+                if leg_write.shutdown().await.is_err() {
+                    self.handle_deaf_leg(buffers)?;
+                }
             }
-            if buffers.stream_finished && self.sending.is_done() && self.is_received(&buffers) {
+            if let Leg::Broken(deadline) = buffers.leg
+                && (self.is_given(buffers) && buffers.recv_ended || Instant::now() >= deadline)
+            {
+                return Err(self.leg_broke());
+            }
+            if self.is_given(buffers) && self.is_received(buffers) {
                 return Ok(());
             }
-            self.wait(&mut leg_read, &mut leg_write, &mut buffers, jobs).await?;
+            self.wait(&mut leg_read, &mut leg_write, buffers, &mut jobs).await?;
         }
     }
 
@@ -161,7 +197,12 @@ impl Flow {
         buffers: &mut Buffers,
         jobs: &mut JoinSet<Job>,
     ) -> Result<(), End> {
-        let wakeup = [self.sending.poll_timeout(), self.receiving.poll_timeout()].into_iter().flatten().min();
+        let broken = match buffers.leg {
+            Leg::Broken(deadline) => Some(deadline),
+            Leg::Whole | Leg::Deaf => None,
+        };
+        let timeouts = [self.sending.poll_timeout(), self.receiving.poll_timeout(), broken];
+        let wakeup = timeouts.into_iter().flatten().min();
         let unopened = self.unopened.is_some();
         let link = self.port.link().clone();
         // While the core may be gone, bytes that stay here can still go direct.
@@ -172,12 +213,16 @@ impl Flow {
         }
         tokio::select! {
             count = leg_read.read_buf(&mut buffers.read), if reads_leg => {
-                let count = count.map_err(|_| self.leg_broke())?;
-                self.handle_leg(count, buffers);
+                match count {
+                    Ok(count) => self.handle_leg(count, buffers),
+                    Err(_) => self.handle_broken_leg(buffers),
+                }
             }
             count = write_leg(leg_write, buffers.writing.as_ref()), if buffers.writing.is_some() => {
-                let count = count.map_err(|_| self.leg_broke())?;
-                self.handle_written(count, buffers);
+                match count {
+                    Ok(count) => self.handle_written(count, buffers),
+                    Err(_) => self.handle_deaf_leg(buffers)?,
+                }
             }
             written = self.stream.send.write_chunks(&mut buffers.out[buffers.out_at..]), if !buffers.out.is_empty() => {
                 let written = written.map_err(|error| self.stream_broke_writing(&error))?;
@@ -307,9 +352,13 @@ impl Flow {
                     buffers.spans.clear();
                     self.shim.handle_input(self.sends.reverse(), &bytes, &mut buffers.spans);
                     buffers.writing = Some((bytes, source));
+                    if buffers.leg != Leg::Whole {
+                        self.discard(buffers);
+                    }
                 }
                 Output::Progress { resolved, credit } => progress = Some(Progress { resolved, credit }),
                 Output::Finish => buffers.leg_finish = LegFinish::Wanted,
+                Output::Reset => buffers.leg_reset = true,
             }
         }
         if let Some(progress) = progress
@@ -364,14 +413,51 @@ impl Flow {
         }
     }
 
+    /// Whether the other side has all it needs of this one.
+    fn is_given(&self, buffers: &Buffers) -> bool {
+        buffers.stream_finished && self.sending.is_done()
+    }
+
     fn is_received(&self, buffers: &Buffers) -> bool {
         self.receiving.is_done() && buffers.leg_finish == LegFinish::Done && buffers.unreported.is_none()
+    }
+
+    /// The leg takes no more bytes. If it was reset, reading it will say so after what came before the reset.
+    fn handle_deaf_leg(&mut self, buffers: &mut Buffers) -> Result<(), End> {
+        if self.sending.is_ended() && buffers.leg == Leg::Whole {
+            return Err(self.leg_broke());
+        }
+        if buffers.leg == Leg::Whole {
+            buffers.leg = Leg::Deaf;
+        }
+        self.discard(buffers);
+        Ok(())
+    }
+
+    fn handle_broken_leg(&mut self, buffers: &mut Buffers) {
+        buffers.leg = Leg::Broken(Instant::now() + BROKEN_GRACE);
+        self.discard(buffers);
+        self.sending.handle_reset();
+    }
+
+    /// Drops bytes that the leg will never take.
+    fn discard(&mut self, buffers: &mut Buffers) {
+        if let Some((bytes, _)) = buffers.writing.take() {
+            self.receiving.handle_written(bytes.len(), Instant::now());
+        }
     }
 
     fn leg_broke(&self) -> End {
         End::Reset(match self.sends {
             Direction::ToServer => ResetReason::ClientLeg,
             Direction::ToClient => ResetReason::ServerLeg,
+        })
+    }
+
+    fn other_leg_broke(&self) -> End {
+        End::Reset(match self.sends {
+            Direction::ToServer => ResetReason::ServerLeg,
+            Direction::ToClient => ResetReason::ClientLeg,
         })
     }
 
@@ -403,10 +489,7 @@ impl Flow {
 
     fn reset_by_other(&self, by: VarInt) -> End {
         End::Reset(match by {
-            code::LEG => match self.sends {
-                Direction::ToServer => ResetReason::ServerLeg,
-                Direction::ToClient => ResetReason::ClientLeg,
-            },
+            code::LEG => return self.other_leg_broke(),
             code::UNRESOLVED => ResetReason::Unresolved,
             code::STOPPING => ResetReason::Stopping,
             _ => ResetReason::Protocol,
@@ -431,5 +514,8 @@ async fn sleep_until_some(deadline: Option<Instant>) {
     }
 }
 
+/// How long what a leg said before its reset may take to the other side.
+const BROKEN_GRACE: Duration = Duration::from_secs(10);
+
 /// How soon a report that found the control stream full is tried again.
-const REPORT_AGAIN: std::time::Duration = std::time::Duration::from_millis(5);
+const REPORT_AGAIN: Duration = Duration::from_millis(5);

@@ -205,7 +205,8 @@ const BUFFER_BYTES: usize = 64 * 1024;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 8;
-const SETTLE: Duration = Duration::from_millis(50);
+/// How long bytes that were written have to leave before a reset would drop them.
+pub const SETTLE: Duration = Duration::from_millis(50);
 const BROKEN_GRACE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

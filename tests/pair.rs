@@ -88,7 +88,7 @@ impl Node {
                 }
                 Output::Progress { resolved, credit } => other.push_back((resolved, credit)),
                 Output::Finish => self.finished = true,
-                Output::Opened(_) => unreachable!("no dial here"),
+                Output::Opened(_) | Output::Reset => unreachable!("nothing is dialled or reset here"),
             }
         }
     }

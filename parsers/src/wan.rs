@@ -24,14 +24,15 @@
 //! | 12 | LITERAL | bytes |
 //! | 13 | DATA | reference, bytes |
 //! | 14 | REF | reference, skip u32, length u32 |
-//! | 15 | FIN | none |
+//! | 15 | FIN | RESET | none |
+//! | 16 | RESET | none |
 //! | 17 | RELEASE | bytes u64 |
 //! | 20 | FETCH | flow u64, count u16, numbers u64 each |
 //! | 21 | BLOCK | number u64, bytes |
 //! | 22 | GONE | number u64 |
 //!
-//! Type 18 is kept for SEAL. A flow that ends without FIN, or by the reset of its stream, was reset: the leg at the
-//! other side is reset too, never closed in order. Credit and `resolved` are totals since the flow began, so the latest value says all:
+//! Type 18 is kept for SEAL. A flow whose stream ends without FIN or RESET, or is itself reset, was
+//! given up: the leg at the other side is reset at once, never closed in order. Credit and `resolved` are totals since the flow began, so the latest value says all:
 //! a repeated or late PROGRESS does no harm.
 
 use std::net::{IpAddr, SocketAddr};
@@ -290,6 +291,8 @@ pub enum Frame<B> {
     },
     /// The sender's leg has ended in good order.
     Fin,
+    /// The sender's leg was reset; what came before it is passed on first.
+    Reset,
     /// The sender gives back this many bytes of its credit: they count as if they had been sent.
     Release(u64),
     /// References of a flow, by their numbers, that could not be resolved.
@@ -371,6 +374,7 @@ impl<'a> Frame<&'a [u8]> {
             Self::Opened { status, credit } => Frame::Opened { status, credit },
             Self::Ref { reference, skip, len } => Frame::Ref { reference, skip, len },
             Self::Fin => Frame::Fin,
+            Self::Reset => Frame::Reset,
             Self::Release(credit) => Frame::Release(credit),
             Self::Fetch { flow, numbers } => Frame::Fetch { flow, numbers },
             Self::Gone(number) => Frame::Gone(number),
@@ -391,6 +395,7 @@ impl<B: AsRef<[u8]>> Frame<B> {
             | Self::Opened { .. }
             | Self::Ref { .. }
             | Self::Fin
+            | Self::Reset
             | Self::Release(_)
             | Self::Fetch { .. }
             | Self::Gone(_) => None,
@@ -451,6 +456,7 @@ impl<B: AsRef<[u8]>> Frame<B> {
                 REF
             }
             Self::Fin => FIN,
+            Self::Reset => RESET,
             Self::Release(credit) => {
                 out.extend_from_slice(&credit.to_be_bytes());
                 RELEASE
@@ -499,6 +505,7 @@ const LITERAL: u8 = 0x12;
 const DATA: u8 = 0x13;
 const REF: u8 = 0x14;
 const FIN: u8 = 0x15;
+const RESET: u8 = 0x16;
 const RELEASE: u8 = 0x17;
 const FETCH: u8 = 0x20;
 const BLOCK: u8 = 0x21;
@@ -510,7 +517,7 @@ fn payload_bytes_max(kind: u8) -> Option<usize> {
         DATA => Some(PAYLOAD_BYTES_MAX),
         BLOCK => Some(8 + BLOCK_BYTES_MAX),
         FETCH => Some(8 + 2 + 8 * FETCH_NUMBERS_MAX),
-        HELLO | WELCOME | REFUSE | PROGRESS | OPEN | OPENED | REF | FIN | RELEASE | GONE => Some(256),
+        HELLO | WELCOME | REFUSE | PROGRESS | OPEN | OPENED | REF | FIN | RESET | RELEASE | GONE => Some(256),
         _ => None,
     }
 }
@@ -558,6 +565,7 @@ fn payload_of(kind: u8, input: &[u8]) -> IResult<&[u8], Frame<&[u8]>> {
         })
         .parse(input),
         FIN => Ok((input, Frame::Fin)),
+        RESET => Ok((input, Frame::Reset)),
         RELEASE => map(be_u64, Frame::Release).parse(input),
         FETCH => map(
             (
@@ -711,6 +719,7 @@ mod tests {
             Frame::Data(sample_reference(3), b"abc".to_vec()),
             Frame::Ref { reference: sample_reference(100), skip: 60, len: 40 },
             Frame::Fin,
+            Frame::Reset,
             Frame::Release(77),
             Frame::Fetch { flow: 4, numbers: vec![1, 5, u64::MAX] },
             Frame::Block(5, b"xyz".to_vec()),

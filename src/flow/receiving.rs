@@ -47,6 +47,8 @@ pub enum Output {
     },
     /// End the leg's sending direction in good order.
     Finish,
+    /// Reset the leg: the other side's was.
+    Reset,
 }
 
 /// Why the flow must be reset.
@@ -90,6 +92,7 @@ enum Item {
     Data(Bytes),
     Ref(Ref),
     Fin,
+    Reset,
 }
 
 #[derive(Debug)]
@@ -179,6 +182,10 @@ impl Receiving {
                 self.finished = true;
                 self.queue.push_back(Item::Fin);
             }
+            Frame::Reset => {
+                self.finished = true;
+                self.queue.push_back(Item::Reset);
+            }
             Frame::Release(bytes) => self.window.handle_released(bytes)?,
             _ => return Err(Violation::OutOfPlace),
         }
@@ -245,7 +252,7 @@ impl Receiving {
         self.outputs.pop_front()
     }
 
-    /// Returns whether FIN arrived.
+    /// Returns whether FIN or RESET arrived.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.finished
@@ -280,6 +287,10 @@ impl Receiving {
         let (bytes, source, cost, reserved) = match head {
             Item::Fin => {
                 self.outputs.push_back(Output::Finish);
+                return;
+            }
+            Item::Reset => {
+                self.outputs.push_back(Output::Reset);
                 return;
             }
             Item::Literal(bytes) => {
@@ -331,7 +342,7 @@ impl Receiving {
         let refs = || {
             self.queue.iter().filter_map(|item| match item {
                 Item::Ref(item) => Some(item),
-                Item::Literal(_) | Item::Data(_) | Item::Fin => None,
+                Item::Literal(_) | Item::Data(_) | Item::Fin | Item::Reset => None,
             })
         };
         if refs().any(|item| matches!(item.state, RefState::LookingUp)) {
@@ -372,7 +383,7 @@ impl Receiving {
             .iter()
             .find_map(|item| match item {
                 Item::Ref(item) if !matches!(item.state, RefState::Ready(..)) => Some(item.number),
-                Item::Ref(_) | Item::Literal(_) | Item::Data(_) | Item::Fin => None,
+                Item::Ref(_) | Item::Literal(_) | Item::Data(_) | Item::Fin | Item::Reset => None,
             })
             .unwrap_or(self.next_number)
     }
@@ -380,7 +391,7 @@ impl Receiving {
     fn find(&mut self, number: u64) -> Option<&mut Ref> {
         self.queue.iter_mut().find_map(|item| match item {
             Item::Ref(item) if item.number == number => Some(item),
-            Item::Ref(_) | Item::Literal(_) | Item::Data(_) | Item::Fin => None,
+            Item::Ref(_) | Item::Literal(_) | Item::Data(_) | Item::Fin | Item::Reset => None,
         })
     }
 }

@@ -108,6 +108,16 @@ impl Sending {
         self.ended = true;
     }
 
+    /// The leg was reset: what was read of it goes first.
+    pub fn handle_reset(&mut self) {
+        if !self.ended {
+            self.splitter.handle_end();
+            self.take_pieces();
+            self.frames.push_back(Frame::Reset);
+            self.ended = true;
+        }
+    }
+
     /// Takes the totals that the other side reported. Older reports change nothing.
     pub fn handle_progress(&mut self, resolved: u64, credit: u64) {
         self.credit = self.credit.max(credit);
@@ -174,7 +184,13 @@ impl Sending {
         self.ended && self.frames.is_empty() && self.retained.is_empty()
     }
 
-    /// Returns whether the leg ended and every frame was taken, FIN last.
+    /// Returns whether the leg's end was taken in.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Returns whether the leg ended and every frame was taken, FIN or RESET last.
     #[must_use]
     pub fn is_sent(&self) -> bool {
         self.ended && self.frames.is_empty()

@@ -69,25 +69,29 @@ impl Shim for Detecting {
     }
 
     fn handle_input(&mut self, direction: Direction, mut input: &[u8], spans: &mut Vec<Span>) {
-        if input.is_empty() {
-            return;
-        }
         if let State::Undecided { .. } = self.state {
             match direction {
                 Direction::ToServer => {
                     let taken = self.decide(input);
-                    spans.push(Span::opaque(taken, OpaqueReason::Framing));
+                    if taken > 0 {
+                        spans.push(Span::opaque(taken, OpaqueReason::Framing));
+                    }
                     input = &input[taken..];
                 }
+                Direction::ToClient if input.is_empty() => {}
                 Direction::ToClient => {
                     self.state = State::Opaque(Protocol::Other, OpaqueReason::UnknownProtocol)
                 }
             }
         }
+        if input.is_empty() {
+            return;
+        }
         match &mut self.state {
             State::Decided(shim) => shim.handle_input(direction, input, spans),
-            State::Opaque(_, reason) if !input.is_empty() => spans.push(Span::opaque(input.len(), *reason)),
-            State::Undecided { .. } | State::Opaque(..) => {}
+            State::Opaque(_, reason) => spans.push(Span::opaque(input.len(), *reason)),
+            // An undecided shim has taken all of its input.
+            State::Undecided { .. } => {}
         }
     }
 }
