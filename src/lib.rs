@@ -4,6 +4,7 @@
 
 pub mod addr;
 pub mod block;
+pub mod demo;
 pub mod fault;
 pub mod metrics;
 pub mod shim;
