@@ -7,6 +7,7 @@ pub mod block;
 pub mod budget;
 pub mod config;
 pub mod core_role;
+pub mod demo;
 pub mod drain;
 pub mod edge_role;
 pub mod fault;
