@@ -252,7 +252,8 @@ impl Store {
         let Shared { memory, tier, metrics, .. } = &*self.shared;
         let reference = block.reference();
         let in_memory = memory.contains(reference);
-        let on_disk = tier.as_ref().is_none_or(|tier| tier.reader.table.contains(reference));
+        // The lookup marks the block as used: somebody needed it.
+        let on_disk = tier.as_ref().is_none_or(|tier| tier.reader.table.find(reference).is_some());
         if in_memory && on_disk {
             return;
         }
