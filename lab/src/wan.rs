@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tun_rs::{DeviceBuilder, SyncDevice};
@@ -120,14 +120,15 @@ impl Wan {
         WanCounters { to_server: self.lanes[0].counters(), to_client: self.lanes[1].counters() }
     }
 
-    /// Waits until nothing enters the link for `quiet`, and returns the counters.
+    /// Waits until nothing enters the link for `quiet`, at most a few seconds (links are kept alive), and returns the counters.
     #[must_use]
     pub fn settled(&self, quiet: Duration) -> WanCounters {
+        let deadline = Instant::now() + Duration::from_secs(3);
         let mut before = self.counters();
         loop {
             std::thread::sleep(quiet);
             let now = self.counters();
-            if now == before {
+            if now == before || Instant::now() > deadline {
                 return now;
             }
             before = now;
