@@ -2,6 +2,8 @@
 //!
 //! A connection that was caught is seen by the server as the gateway's; a direct one as the client's.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test and its helpers fail")]
+
 #[path = "intercept/netns.rs"]
 mod netns;
 
@@ -181,7 +183,10 @@ fn a_bypass_keeps_live_flows_and_catches_no_new_one() {
             connection.exchange(100_000).unwrap_or_else(|error| panic!("{mode:?} {to}: {error}"));
         }
         gateway.order(Order::Apply);
-        assert!(!net.connect(CLIENT[0], SERVER[0], ECHO_PORT).unwrap().is_direct());
+        for (connection, to) in live.iter_mut().zip(SERVER) {
+            assert!(!net.connect(client_for(to), to, ECHO_PORT).unwrap().is_direct());
+            connection.exchange(100_000).unwrap();
+        }
         gateway.stop();
     }
 }

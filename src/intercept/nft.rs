@@ -62,6 +62,9 @@ impl Rules {
     /// # Errors
     /// [`InterceptError`] when a program is missing or the kernel refuses; no rule stands then.
     pub async fn apply(&mut self) -> Result<(), InterceptError> {
+        if self.console.is_some() && self.catch_again().await.is_ok() {
+            return Ok(());
+        }
         self.console = None;
         if let Some(route) = &mut self.route {
             route.apply().await?;
@@ -89,6 +92,14 @@ impl Rules {
             }
             tokio::time::sleep(HANDOVER_POLL).await;
         }
+    }
+
+    /// Fills the chain that a bypass emptied, in one transaction; live flows do not notice.
+    async fn catch_again(&mut self) -> Result<(), InterceptError> {
+        let table = &self.plan.table;
+        let command =
+            format!("flush chain inet {table} catch; table inet {table} {{ {}}}", self.plan.catch_chain());
+        self.command("its rules", &command).await
     }
 
     /// Waits until the rules are gone without our doing, and tells why. [`Rules::apply`] brings them back.
