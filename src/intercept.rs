@@ -168,11 +168,12 @@ enum Refused {
 /// The listener of one way in.
 #[derive(Debug)]
 pub struct Interceptor {
+    // First, so that no rule outlives the listener that it leads to.
+    rules: Option<Rules>,
     listeners: Vec<TcpListener>,
     first: usize,
     resume_at: Option<Instant>,
     kind: Kind,
-    rules: Option<Rules>,
 }
 
 #[derive(Debug)]
@@ -201,7 +202,7 @@ impl Interceptor {
             Mode::Redirect => Kind::Redirect,
             Mode::Listen { server } => Kind::Listen(explicit::Resolving::new(server)),
         };
-        Ok(Self { listeners, first: 0, resume_at: None, kind, rules })
+        Ok(Self { rules, listeners, first: 0, resume_at: None, kind })
     }
 
     /// Returns where the listener is bound: one address, or one of each family.
@@ -211,6 +212,8 @@ impl Interceptor {
     }
 
     /// Hands over the rules to whoever watches them ([`Rules::lost`]); kept here, they go with the interceptor.
+    ///
+    /// Remove them before the interceptor is dropped: a redirect to a listener that is gone refuses clients.
     pub fn take_rules(&mut self) -> Option<Rules> {
         self.rules.take()
     }

@@ -62,11 +62,15 @@ impl Rules {
     /// # Errors
     /// [`InterceptError`] when a program is missing or the kernel refuses; no rule stands then.
     pub async fn apply(&mut self) -> Result<(), InterceptError> {
+        if self.console.is_some() && self.catch_again().await.is_ok() {
+            return Ok(());
+        }
         self.console = None;
         if let Some(route) = &mut self.route {
             route.apply().await?;
         }
         let deadline = Instant::now() + HANDOVER;
+        let mut was_held = true;
         loop {
             let mut console = Console::open()?;
             match console.command("its table", &self.plan.ruleset()).await {
@@ -74,12 +78,28 @@ impl Rules {
                     self.console = Some(console);
                     return Ok(());
                 }
-                Err(error) if !self.is_held().await? => return Err(error),
-                // A process that was killed a moment ago takes its table along shortly.
-                Err(_) if Instant::now() < deadline => tokio::time::sleep(HANDOVER / 20).await,
-                Err(_) => return Err(InterceptError::TableTaken(self.plan.table.clone())),
+                Err(error) => {
+                    // A process that was killed a moment ago takes its table along shortly, perhaps just now.
+                    let is_held = self.is_held().await?;
+                    if !is_held && !was_held {
+                        return Err(error);
+                    }
+                    was_held = is_held;
+                }
             }
+            if Instant::now() > deadline {
+                return Err(InterceptError::TableTaken(self.plan.table.clone()));
+            }
+            tokio::time::sleep(HANDOVER_POLL).await;
         }
+    }
+
+    /// Fills the chain that a bypass emptied, in one transaction; live flows do not notice.
+    async fn catch_again(&mut self) -> Result<(), InterceptError> {
+        let table = &self.plan.table;
+        let command =
+            format!("flush chain inet {table} catch; table inet {table} {{ {}}}", self.plan.catch_chain());
+        self.command("its rules", &command).await
     }
 
     /// Waits until the rules are gone without our doing, and tells why. [`Rules::apply`] brings them back.
@@ -225,16 +245,17 @@ impl Plan {
         format!("meta mark set {:#x} accept", PolicyRoute::mark(port))
     }
 
-    /// Translation looks at the first packet of a connection only.
+    /// Translation looks at the first packet of a connection only. `ct state new` says nothing more, but as long as a
+    /// rule asks it the kernel tracks connections: without it a bypass would end the translation of live flows.
     fn nat_chains(&self) -> String {
         let mut chains = String::new();
         if !self.listeners.iter().all(|listener| listener.ip().is_loopback()) {
             chains += "chain forwarded { type nat hook prerouting priority dstnat; policy accept; meta l4proto tcp \
-                       jump catch; }; ";
+                       ct state new jump catch; }; ";
         }
         if self.local {
             // The number of `dstnat`, whose name older nft does not take in this hook.
-            chains += "chain own { type nat hook output priority -100; policy accept; meta l4proto tcp jump catch; }; ";
+            chains += "chain own { type nat hook output priority -100; policy accept; meta l4proto tcp ct state new jump catch; }; ";
         }
         chains
     }
@@ -309,6 +330,7 @@ const NFT: &str = "nft";
 const INSTANCE_CHARS_MAX: usize = 64;
 /// How long a process that was killed may take to lose its table.
 const HANDOVER: Duration = Duration::from_secs(3);
+const HANDOVER_POLL: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use super::NFT;
 use crate::intercept::InterceptError;
 
-/// A running `nft -i`. Dropping it kills the child; its tables go with it.
+/// A running `nft -i`. Dropping it kills the child; its tables go with it, before the drop returns.
 #[derive(Debug)]
 pub(super) struct Console {
     child: Child,
@@ -74,12 +74,22 @@ impl Console {
         InterceptError::Lost { status, message: String::from_utf8_lossy(&said[..len]).trim().to_owned() }
     }
 
-    /// Ends the child in the orderly way and waits until the table is gone with it.
-    pub(super) async fn close(self) {
-        let Self { mut child, input, .. } = self;
-        drop(input);
-        if tokio::time::timeout(EXIT_TIMEOUT, child.wait()).await.is_err() {
-            let _ = child.kill().await;
+    /// Ends the child and waits until the table is gone with it.
+    pub(super) async fn close(mut self) {
+        // SIGKILL is as orderly as any end: the kernel removes the table either way.
+        let _ = tokio::time::timeout(EXIT_TIMEOUT, self.child.kill()).await;
+    }
+}
+
+impl Drop for Console {
+    /// Waits for the end, a few milliseconds: a redirect must not outlive the listener that is dropped next.
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        for _ in 0..DROP_WAITS {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                break;
+            }
+            std::thread::sleep(DROP_WAIT);
         }
     }
 }
@@ -112,6 +122,8 @@ fn complaints(answer: &str, marker: &str) -> Option<String> {
     debug_assert!(!answer.contains(marker));
     let mut lines: Vec<&str> = answer.lines().filter(|line| is_message(line)).collect();
     lines.pop();
+    // One for each rule, often.
+    lines.dedup();
     let rest = lines.join("; ");
     (!rest.is_empty()).then_some(rest)
 }
@@ -125,6 +137,8 @@ const SAID_BYTES_MAX: usize = 16 * 1024;
 /// Thousands of networks take nft well under a second; a stalled machine may take longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+const DROP_WAIT: Duration = Duration::from_millis(1);
+const DROP_WAITS: u32 = 200;
 
 #[cfg(test)]
 mod tests {
