@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -19,21 +20,84 @@ use wanigan_parsers::wan::{DialStatus, Frame, Refusal, StreamKind};
 use crate::addr::{NodeId, ServerAddr};
 use crate::block::ServerSecret;
 use crate::budget::Budget;
-use crate::config::AllowServers;
+use crate::config::{AllowServers, Config};
 use crate::drain::Drain;
+use crate::edge_role::transport_settings;
 use crate::flow::receiving::Receiving;
 use crate::flow::sending::{Minter, Sending};
 use crate::flow::window::Window;
 use crate::flow::{End, Flow};
 use crate::matching::Record;
 use crate::metrics::Metrics;
-use crate::pki::{self, PeerIdentity};
+use crate::pki::{self, NodeIdentity, PeerIdentity};
 use crate::relay;
+use crate::secret_file::{self, SecretFileError};
 use crate::shim::detecting::Detecting;
 use crate::store::Store;
 use crate::wan::frames::{FrameReader, READ_BYTES, StreamError, read_frame};
 use crate::wan::session::choose_version;
+use crate::wan::transport::{bind_server, transport_config};
 use crate::wan::{FlowStream, Link, LinkError, Terms};
+
+/// Why a core did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum CoreStartError {
+    /// The server secret's file.
+    #[error("load the server secret")]
+    Secret(#[from] SecretFileError),
+    /// The UDP address.
+    #[error("listen on {0}")]
+    Listen(SocketAddr, #[source] io::Error),
+}
+
+/// Starts the core that the configuration asks for. Returns its endpoint, to be closed at the end; `None` without a
+/// `[core]`.
+///
+/// # Errors
+/// [`CoreStartError`].
+pub fn start(
+    config: &Config,
+    identity: &NodeIdentity,
+    budget: &Budget,
+    metrics: &Metrics,
+    drain: &Drain,
+) -> Result<Option<Endpoint>, CoreStartError> {
+    let Some(settings) = &config.core else { return Ok(None) };
+    let secret = secret_file::load_or_create(&config.node.state_dir.join("server-secret"))?;
+    let crypto = QuicServerConfig::try_from(identity.core_tls()).expect("TLS 1.3 has the initial cipher suite");
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    server.transport_config(transport_config(&transport_settings(config)));
+    let listen = settings.listen;
+    let endpoint = bind_server(listen, server, &reset_key(&secret), metrics)
+        .map_err(|error| CoreStartError::Listen(listen, error))?;
+    let core = Arc::new(Core {
+        allow_servers: settings.allow_servers.clone(),
+        dial_timeout: settings.dial_timeout,
+        secret: ServerSecret::new(secret),
+        records: Records::new(RECORD_BLOCKS),
+        dialled: Dialled::default(),
+        flows: config.limits.flows,
+        flow_permits: Arc::new(Semaphore::new(config.limits.flows as usize)),
+        budget: budget.clone(),
+        retain_bytes_max: config.limits.retain.get(),
+        store: Store::memory_only(0, Metrics::new().store),
+        metrics: metrics.clone(),
+        drain: drain.clone(),
+    });
+    info!(%listen, "serving edges");
+    let (accepting, stopping) = (endpoint.clone(), drain.stopping().clone());
+    drain.spawn("edges", async move {
+        stopping.run_until_cancelled(serve(core, accepting)).await;
+    });
+    Ok(Some(endpoint))
+}
+
+/// Derives the key by which a restarted core tells edges that their links are gone (RFC 9000 section 10.3).
+fn reset_key(secret: &[u8; 32]) -> [u8; 32] {
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret);
+    let tag = aws_lc_rs::hmac::sign(&key, b"wanigan stateless reset v1");
+    tag.as_ref().try_into().expect("HMAC-SHA-256 has 32 bytes")
+}
 
 /// Everything a core's edges share.
 pub struct Core {
@@ -70,10 +134,7 @@ struct Peer {
 }
 
 /// Serves edges until the endpoint is closed.
-///
-/// # Errors
-/// None: a failed connection concerns one edge.
-pub async fn serve(core: Arc<Core>, endpoint: Endpoint) -> Result<(), io::Error> {
+pub async fn serve(core: Arc<Core>, endpoint: Endpoint) {
     while let Some(incoming) = endpoint.accept().await {
         let from = incoming.remote_address();
         let edge = Arc::clone(&core).handle_edge(incoming);
@@ -81,10 +142,8 @@ pub async fn serve(core: Arc<Core>, endpoint: Endpoint) -> Result<(), io::Error>
             if let Err(error) = edge.await {
                 debug!(%from, error = &error as &dyn std::error::Error, "edge not served");
             }
-            Ok::<(), io::Error>(())
         });
     }
-    Ok(())
 }
 
 impl Core {
@@ -173,7 +232,6 @@ impl Core {
             if let Err(error) = served {
                 debug!(edge = %edge.identity.name, error = &error as &dyn std::error::Error, "stream broke");
             }
-            Ok::<(), io::Error>(())
         });
     }
 

@@ -5,32 +5,187 @@
 //! room, a core that may not or cannot dial. After that a flow is completed or reset.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use quinn::crypto::rustls::QuicClientConfig;
 use tokio::net::TcpStream;
-use tracing::{Instrument, debug, debug_span, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, debug_span, info, warn};
 use wanigan_parsers::Direction;
 use wanigan_parsers::wan::{DialStatus, Frame};
 
 use crate::addr::{ClientAddr, ServerAddr};
 use crate::budget::Budget;
-use crate::config::{CoreAddress, Routes};
+use crate::config::{self, Config, CoreAddress, InterceptMode, Routes};
 use crate::drain::Drain;
 use crate::fault::{DirectReason, ResetReason};
 use crate::flow::receiving::Receiving;
 use crate::flow::sending::Sending;
 use crate::flow::window::{CREDIT_BASE, Window};
 use crate::flow::{End, Flow};
-use crate::intercept::{Accept, Accepted, accept_fault};
+
+use crate::intercept::{Rules, Accept, Accepted, InterceptError, InterceptSettings, Interceptor, Mode, accept_fault};
 use crate::metrics::Metrics;
+use crate::pki::{CORE_SERVER_NAME, NodeIdentity};
 use crate::relay;
 use crate::shim::detecting::Detecting;
-use crate::store::Store;
-use crate::wan::{CoreLink, Link};
+use crate::store::{Store, StoreConfig, StoreError};
+use crate::wan::transport::{Congestion, TransportSettings, transport_config};
+use crate::wan::{CoreLink, CoreLinkSettings, Hello, Link};
+
+/// Why an edge did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeStartError {
+    /// The store's key file.
+    #[error("open the store")]
+    Store(#[from] StoreError),
+    /// A listener or its rules.
+    #[error("intercept at {0}")]
+    Intercept(SocketAddr, #[source] InterceptError),
+}
+
+/// Starts the edge that the configuration asks for: its store, a link to each core, a source of connections for each
+/// `[[edge.intercept]]`. Returns the store, to be closed when the flows have ended; `None` without an `[edge]`.
+///
+/// # Errors
+/// [`EdgeStartError`]. A core that cannot be reached is none: connections go direct until it can.
+pub async fn start(
+    config: &Config,
+    identity: &NodeIdentity,
+    budget: &Budget,
+    metrics: &Metrics,
+    drain: &Drain,
+) -> Result<Option<Store>, EdgeStartError> {
+    let Some(settings) = &config.edge else { return Ok(None) };
+    let key_file = config.node.state_dir.join("store.key");
+    let store =
+        StoreConfig::new(config.store.dir.clone(), key_file, config.store.size.get(), config.store.memory.get());
+    let store = Store::open(store, metrics.store.clone())?;
+    let links = start_links(config, settings, identity, &store, metrics, drain);
+    let cores = core_addresses(&settings.routes).await;
+    let edge = Arc::new(Edge {
+        routes: settings.routes.clone(),
+        links,
+        store: store.clone(),
+        budget: budget.clone(),
+        retain_bytes_max: config.limits.retain.get(),
+        metrics: metrics.clone(),
+        quarantine: Quarantine::default(),
+        drain: drain.clone(),
+    });
+    for intercept in &settings.intercepts {
+        let wanted = intercept_settings(config, settings, intercept, &cores);
+        let mut source =
+            Interceptor::bind(wanted).await.map_err(|error| EdgeStartError::Intercept(intercept.listen, error))?;
+        if let Some(rules) = source.take_rules() {
+            drain.spawn("rules", keep_rules(rules, drain.stopping().clone()));
+        }
+        info!(listen = %intercept.listen, "intercepting");
+        let (edge, stopping) = (Arc::clone(&edge), drain.stopping().clone());
+        drain.spawn("accept", async move {
+            stopping.run_until_cancelled(serve(edge, source)).await;
+        });
+    }
+    Ok(Some(store))
+}
+
+fn start_links(
+    config: &Config,
+    settings: &config::Edge,
+    identity: &NodeIdentity,
+    store: &Store,
+    metrics: &Metrics,
+    drain: &Drain,
+) -> HashMap<CoreAddress, CoreLink> {
+    let crypto = QuicClientConfig::try_from(identity.edge_tls()).expect("TLS 1.3 has the initial cipher suite");
+    let mut client = quinn::ClientConfig::new(Arc::new(crypto));
+    client.transport_config(transport_config(&transport_settings(config)));
+    let hello = Hello { store: store.id(), stores: true, shares: false };
+    settings
+        .routes
+        .cores()
+        .map(|core| {
+            let wanted = CoreLinkSettings {
+                core: core.to_string(),
+                server_name: CORE_SERVER_NAME,
+                client: client.clone(),
+                hello,
+            };
+            (core.clone(), CoreLink::start(wanted, metrics.clone(), drain))
+        })
+        .collect()
+}
+
+/// Returns the transport's settings of a node, for either role.
+#[must_use]
+pub fn transport_settings(config: &Config) -> TransportSettings {
+    TransportSettings {
+        flows: config.limits.flows,
+        memory_bytes: config.limits.memory.get(),
+        congestion: match config.link.congestion {
+            config::Congestion::Cubic => Congestion::Cubic,
+            config::Congestion::Bbr => Congestion::Bbr,
+        },
+    }
+}
+
+/// Looks up the cores, for the rules that exempt them. A name without an address at this moment is exempted by
+/// [`Edge::admit`] only.
+async fn core_addresses(routes: &Routes) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for core in routes.cores() {
+        match tokio::net::lookup_host(core.to_string()).await {
+            Ok(found) => addresses.extend(found.map(|address| address.ip().to_canonical())),
+            Err(error) => warn!(%core, error = &error as &dyn std::error::Error, "core has no address yet"),
+        }
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+fn intercept_settings(
+    config: &Config,
+    settings: &config::Edge,
+    intercept: &config::Intercept,
+    cores: &[IpAddr],
+) -> InterceptSettings {
+    let (mode, rules) = match &intercept.mode {
+        InterceptMode::Tproxy(rules) => (Mode::TProxy, Some(rules)),
+        InterceptMode::Redirect(rules) => (Mode::Redirect, Some(rules)),
+        InterceptMode::Listen { server } => {
+            let server = server.to_string().parse().expect("host:port was parsed from the configuration");
+            (Mode::Listen { server }, None)
+        }
+    };
+    InterceptSettings {
+        mode,
+        listen: intercept.listen,
+        ports: rules.map_or_else(Vec::new, |rules| rules.ports.iter().collect()),
+        manage_nftables: rules.is_some_and(|rules| rules.manage_nftables),
+        local: false,
+        servers: settings.routes.iter().map(|(servers, _)| servers.network()).collect(),
+        cores: cores.to_vec(),
+        instance: format!("{}-{}", config.node.name, intercept.listen.port()),
+    }
+}
+
+/// Brings the rules back when something else took them away, until the node stops; then they go.
+async fn keep_rules(mut rules: Rules, stopping: CancellationToken) {
+    while let Some(lost) = stopping.run_until_cancelled(rules.lost()).await {
+        warn!(error = &lost as &dyn std::error::Error, "interception rules were lost");
+        while let Err(error) = rules.apply().await {
+            warn!(error = &error as &dyn std::error::Error, "interception rules cannot be applied");
+            if stopping.run_until_cancelled(tokio::time::sleep(RULES_RETRY)).await.is_none() {
+                return;
+            }
+        }
+        info!("interception rules are back");
+    }
+}
 
 /// Everything an edge's connections share.
 pub struct Edge {
@@ -52,20 +207,14 @@ pub struct Edge {
     pub drain: Drain,
 }
 
-/// Carries the connections of one source until the node stops.
-///
-/// # Errors
-/// None: a failed accept concerns one connection.
-pub async fn serve(edge: Arc<Edge>, mut source: impl Accept) -> Result<(), io::Error> {
+/// Carries the connections of one source for as long as it is polled.
+pub async fn serve(edge: Arc<Edge>, mut source: impl Accept) {
     loop {
         match source.accept().await {
             Ok(accepted) => {
                 let span = debug_span!("flow", client = %accepted.client, server = %accepted.server);
                 let connection = Arc::clone(&edge).handle(accepted).instrument(span);
-                edge.drain.spawn("connection", async move {
-                    connection.await;
-                    Ok::<(), io::Error>(())
-                });
+                edge.drain.spawn("connection", connection);
             }
             Err(error) => {
                 debug!(error = &error as &dyn std::error::Error, "connection not accepted");
@@ -221,6 +370,9 @@ fn joined(first: &[Bytes]) -> Bytes {
 
 /// How long a direct connection may take to begin.
 const DIRECT_DIAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Pause between attempts to bring rules back.
+const RULES_RETRY: Duration = Duration::from_secs(5);
 
 /// How long a server stays in quarantine.
 const QUARANTINE: Duration = Duration::from_secs(30);

@@ -3,8 +3,10 @@
 //! `ARCHITECTURE.md` tells the story; the modules below are its rooms.
 
 pub mod addr;
+pub mod admin;
 pub mod block;
 pub mod budget;
+pub mod cli;
 pub mod config;
 pub mod core_role;
 pub mod demo;
@@ -15,6 +17,7 @@ pub mod flow;
 pub mod intercept;
 pub mod matching;
 pub mod metrics;
+pub mod node;
 pub mod pki;
 pub mod relay;
 pub mod secret_file;

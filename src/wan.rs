@@ -474,8 +474,8 @@ impl CoreLink {
         let (sender, current) = watch::channel(None);
         let tasks = drain.clone();
         drain.spawn("core link", async move {
-            keep_link(settings, &sender, &metrics, &tasks).await;
-            Ok::<(), LinkError>(())
+            let stopping = tasks.stopping().clone();
+            stopping.run_until_cancelled(keep_link(settings, &sender, &metrics, &tasks)).await;
         });
         Self { current }
     }
@@ -535,7 +535,6 @@ async fn connect_until_up(settings: &CoreLinkSettings, metrics: &Metrics, drain:
                 drain.spawn("link", async move {
                     let reason = watched.watch_liveness().await;
                     debug!(core, %reason, "connection ended");
-                    Ok::<(), LinkError>(())
                 });
                 return link;
             }
