@@ -5,6 +5,7 @@
 pub mod addr;
 pub mod block;
 pub mod config;
+pub mod drain;
 pub mod fault;
 pub mod metrics;
 pub mod pki;
