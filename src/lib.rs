@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` tells the story; the modules below are its rooms.
 
 pub mod addr;
+pub mod admin;
 pub mod block;
 pub mod config;
 pub mod drain;
