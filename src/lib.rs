@@ -5,10 +5,12 @@
 pub mod addr;
 pub mod admin;
 pub mod block;
+pub mod cli;
 pub mod config;
 pub mod drain;
 pub mod fault;
 pub mod metrics;
+pub mod node;
 pub mod pki;
 pub mod secret_file;
 pub mod shim;
