@@ -17,10 +17,12 @@ use crate::pki::{NodeName, SiteName};
 pub use self::address::{
     AddressError, AllowRule, AllowServers, CoreAddress, HostPort, Ports, Routes, ServerNet,
 };
+pub use self::certificate::CertificateError;
 pub use self::quantity::{ByteSize, QuantityError};
 
 mod address;
 mod build;
+mod certificate;
 mod quantity;
 mod raw;
 mod show;
@@ -176,7 +178,7 @@ pub struct Problem {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{}: cannot be read", .file.display())]
+    #[error("read {}", .file.display())]
     Read {
         /// The file.
         file: PathBuf,
@@ -184,7 +186,7 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file is not TOML.
-    #[error("{}: is not TOML", .file.display())]
+    #[error("read {} as TOML", .file.display())]
     Syntax {
         /// The file.
         file: PathBuf,

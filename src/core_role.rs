@@ -64,7 +64,8 @@ pub fn start(
 ) -> Result<Option<Endpoint>, CoreStartError> {
     let Some(settings) = &config.core else { return Ok(None) };
     let secret = secret_file::load_or_create(&config.node.state_dir.join("server-secret"))?;
-    let crypto = QuicServerConfig::try_from(identity.core_tls()).expect("TLS 1.3 has the initial cipher suite");
+    let crypto =
+        QuicServerConfig::try_from(identity.core_tls()).expect("TLS 1.3 has the initial cipher suite");
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(transport_config(&transport_settings(config)));
     let listen = settings.listen;
@@ -79,7 +80,7 @@ pub fn start(
         flows: config.limits.flows,
         flow_permits: Arc::new(Semaphore::new(config.limits.flows as usize)),
         budget: budget.clone(),
-        retain_bytes_max: config.limits.retain.get(),
+        retain_bytes_max: config.limits.retain.as_u64(),
         store: Store::memory_only(0, Metrics::new().store),
         metrics: metrics.clone(),
         drain: drain.clone(),

@@ -27,7 +27,9 @@ use crate::flow::sending::Sending;
 use crate::flow::window::{CREDIT_BASE, Window};
 use crate::flow::{End, Flow};
 
-use crate::intercept::{Rules, Accept, Accepted, InterceptError, InterceptSettings, Interceptor, Mode, accept_fault};
+use crate::intercept::{
+    Accept, Accepted, InterceptError, InterceptSettings, Interceptor, Mode, Rules, accept_fault,
+};
 use crate::metrics::Metrics;
 use crate::pki::{CORE_SERVER_NAME, NodeIdentity};
 use crate::relay;
@@ -61,8 +63,12 @@ pub async fn start(
 ) -> Result<Option<Store>, EdgeStartError> {
     let Some(settings) = &config.edge else { return Ok(None) };
     let key_file = config.node.state_dir.join("store.key");
-    let store =
-        StoreConfig::new(config.store.dir.clone(), key_file, config.store.size.get(), config.store.memory.get());
+    let store = StoreConfig::new(
+        config.store.dir.clone(),
+        key_file,
+        config.store.size.as_u64(),
+        config.store.memory.as_u64(),
+    );
     let store = Store::open(store, metrics.store.clone())?;
     let links = start_links(config, settings, identity, &store, metrics, drain);
     let cores = core_addresses(&settings.routes).await;
@@ -71,15 +77,16 @@ pub async fn start(
         links,
         store: store.clone(),
         budget: budget.clone(),
-        retain_bytes_max: config.limits.retain.get(),
+        retain_bytes_max: config.limits.retain.as_u64(),
         metrics: metrics.clone(),
         quarantine: Quarantine::default(),
         drain: drain.clone(),
     });
     for intercept in &settings.intercepts {
         let wanted = intercept_settings(config, settings, intercept, &cores);
-        let mut source =
-            Interceptor::bind(wanted).await.map_err(|error| EdgeStartError::Intercept(intercept.listen, error))?;
+        let mut source = Interceptor::bind(wanted)
+            .await
+            .map_err(|error| EdgeStartError::Intercept(intercept.listen, error))?;
         if let Some(rules) = source.take_rules() {
             drain.spawn("rules", keep_rules(rules, drain.stopping().clone()));
         }
@@ -100,7 +107,8 @@ fn start_links(
     metrics: &Metrics,
     drain: &Drain,
 ) -> HashMap<CoreAddress, CoreLink> {
-    let crypto = QuicClientConfig::try_from(identity.edge_tls()).expect("TLS 1.3 has the initial cipher suite");
+    let crypto =
+        QuicClientConfig::try_from(identity.edge_tls()).expect("TLS 1.3 has the initial cipher suite");
     let mut client = quinn::ClientConfig::new(Arc::new(crypto));
     client.transport_config(transport_config(&transport_settings(config)));
     let hello = Hello { store: store.id(), stores: true, shares: false };
@@ -124,7 +132,7 @@ fn start_links(
 pub fn transport_settings(config: &Config) -> TransportSettings {
     TransportSettings {
         flows: config.limits.flows,
-        memory_bytes: config.limits.memory.get(),
+        memory_bytes: config.limits.memory.as_u64(),
         congestion: match config.link.congestion {
             config::Congestion::Cubic => Congestion::Cubic,
             config::Congestion::Bbr => Congestion::Bbr,

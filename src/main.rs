@@ -1,2 +1,7 @@
-//! The `wanigan` command.
-fn main() {}
+//! The `wanigan` command; everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    wanigan::cli::main()
+}

@@ -1,5 +1,6 @@
 //! Every metric of Wanigan, with unit and help. Labels come from closed sets, never from the network.
 
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use wanigan_parsers::Direction;
 
@@ -213,6 +214,7 @@ impl Metrics {
             registry,
         };
         metrics.export_zeros();
+        describe_process(&metrics.registry);
         metrics
     }
 
@@ -302,6 +304,16 @@ impl Default for Metrics {
     }
 }
 
+/// Adds the version, and what the kernel knows of the process.
+fn describe_process(registry: &Registry) {
+    let info = Opts::new("wanigan_build_info", "Always 1; the version is its label.");
+    let info = IntGauge::with_opts(info.const_label("version", env!("CARGO_PKG_VERSION")))
+        .expect("name and label are valid");
+    info.set(1);
+    registry.register(Box::new(info)).expect("each name is registered once");
+    registry.register(Box::new(ProcessCollector::for_self())).expect("each name is registered once");
+}
+
 fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     let counters = IntCounterVec::new(Opts::new(name, help), labels).expect("name and labels are valid");
     registry.register(Box::new(counters.clone())).expect("each name is registered once");
@@ -319,3 +331,6 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     registry.register(Box::new(gauge.clone())).expect("each name is registered once");
     gauge
 }
+
+#[cfg(test)]
+mod reference;

@@ -1,0 +1,104 @@
+//! A node: the roles it was told to play, from the start to the signal that ends it.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::admin::{Admin, AdminError};
+use crate::budget::Budget;
+use crate::config::{CertificateError, Config};
+use crate::core_role::{self, CoreStartError};
+use crate::drain::{Drain, Stopped};
+use crate::edge_role::{self, EdgeStartError};
+use crate::metrics::Metrics;
+use crate::pki::{IdentityError, NodeIdentity};
+use crate::secret_file::{self, SecretFileError};
+
+/// How long tasks have to end after a signal. Flows are cut then, as a crash would cut them.
+const STOP_SECONDS: u64 = 5;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The certificate, its key or the authority.
+    #[error("load this node's identity")]
+    Identity(#[from] IdentityError),
+    /// The certificate is not for this node.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The state directory.
+    #[error("prepare the state directory")]
+    State(#[from] SecretFileError),
+    /// The address for operators.
+    #[error("start")]
+    Admin(#[from] AdminError),
+    /// The edge.
+    #[error("start the edge")]
+    Edge(#[from] EdgeStartError),
+    /// The core.
+    #[error("start the core")]
+    Core(#[from] CoreStartError),
+    /// The signals.
+    #[error("listen to signals")]
+    Signals(#[source] io::Error),
+}
+
+/// Runs a node until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`NodeError`] when it cannot start.
+pub async fn run(config: Config) -> Result<(), NodeError> {
+    let mut signals = Signals::new().map_err(NodeError::Signals)?;
+    let identity = NodeIdentity::load(&config.node.ca, &config.node.certificate, &config.node.key)?;
+    config.accepts_certificate(identity.identity())?;
+    secret_file::create_private_dir(&config.node.state_dir)?;
+    let (metrics, drain) = (Metrics::new(), Drain::new());
+    // Operators are answered while the roles' tasks end, so this is not one of them.
+    let operators = Drain::new();
+    if let Some(listen) = config.admin.listen {
+        let admin = Admin::bind(listen, metrics.registry().clone()).await?;
+        operators.spawn("admin", admin.serve(drain.stopping().clone()));
+    }
+    let memory = config.limits.memory.as_u64();
+    let budget = Budget::new(memory, metrics.memory_bytes.clone());
+    metrics.memory_limit_bytes.set(i64::try_from(memory).unwrap_or(i64::MAX));
+    // The core first: a node with both roles may be its own edge's core.
+    let core = core_role::start(&config, &identity, &budget, &metrics, &drain)?;
+    let edge = edge_role::start(&config, &identity, &budget, &metrics, &drain).await?;
+    let (name, site) = (&config.node.name, &config.node.site);
+    tracing::info!(%name, %site, roles = %identity.identity().roles, version = env!("CARGO_PKG_VERSION"), "running");
+    let signal = signals.next().await;
+    tracing::info!(signal, "stopping");
+    if let Stopped::Cut(tasks) = drain.stop(Duration::from_secs(STOP_SECONDS)).await {
+        tracing::warn!(tasks, "some tasks did not end in time");
+    }
+    if let Some(store) = edge {
+        store.close().await;
+    }
+    if let Some(endpoint) = core {
+        endpoint.close(0u32.into(), b"stopping");
+    }
+    operators.stop(Duration::ZERO).await;
+    Ok(())
+}
+
+/// The signals that end a node.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one and returns its name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
