@@ -21,7 +21,7 @@ use crate::addr::{NodeId, ServerAddr};
 use crate::block::ServerSecret;
 use crate::budget::Budget;
 use crate::config::{AllowServers, Config};
-use crate::drain::Drain;
+use crate::drain::Tasks;
 use crate::edge_role::transport_settings;
 use crate::flow::receiving::Receiving;
 use crate::flow::sending::{Minter, Sending};
@@ -60,7 +60,7 @@ pub fn start(
     identity: &NodeIdentity,
     budget: &Budget,
     metrics: &Metrics,
-    drain: &Drain,
+    tasks: &Tasks,
 ) -> Result<Option<Endpoint>, CoreStartError> {
     let Some(settings) = &config.core else { return Ok(None) };
     let secret = secret_file::load_or_create(&config.node.state_dir.join("server-secret"))?;
@@ -83,11 +83,11 @@ pub fn start(
         retain_bytes_max: config.limits.retain.as_u64(),
         store: Store::memory_only(0, Metrics::new().store),
         metrics: metrics.clone(),
-        drain: drain.clone(),
+        tasks: tasks.clone(),
     });
     info!(%listen, "serving edges");
-    let (accepting, stopping) = (endpoint.clone(), drain.stopping().clone());
-    drain.spawn("edges", async move {
+    let (accepting, stopping) = (endpoint.clone(), tasks.flows.stopping().clone());
+    tasks.flows.spawn("edges", async move {
         stopping.run_until_cancelled(serve(core, accepting)).await;
     });
     Ok(Some(endpoint))
@@ -124,8 +124,8 @@ pub struct Core {
     pub store: Store,
     /// Counts.
     pub metrics: Metrics,
-    /// Tracks the connections.
-    pub drain: Drain,
+    /// Where connections and links run.
+    pub tasks: Tasks,
 }
 
 /// An edge that is connected.
@@ -139,7 +139,7 @@ pub async fn serve(core: Arc<Core>, endpoint: Endpoint) {
     while let Some(incoming) = endpoint.accept().await {
         let from = incoming.remote_address();
         let edge = Arc::clone(&core).handle_edge(incoming);
-        core.drain.spawn("edge", async move {
+        core.tasks.links.spawn("edge", async move {
             if let Err(error) = edge.await {
                 debug!(%from, error = &error as &dyn std::error::Error, "edge not served");
             }
@@ -203,7 +203,7 @@ impl Core {
         send.write_all(&bytes).await?;
         edge.record.handle_store(store);
         let terms = Terms { key: self.secret.id(), flows: self.flows };
-        Ok((Link::start(connection.clone(), terms, send, recv, reader, &self.drain), Arc::new(edge)))
+        Ok((Link::start(connection.clone(), terms, send, recv, reader, &self.tasks.links), Arc::new(edge)))
     }
 
     fn identify(&self, connection: &Connection) -> Result<Peer, Refusal> {
@@ -220,7 +220,7 @@ impl Core {
         mut recv: RecvStream,
     ) {
         let (core, link, edge) = (Arc::clone(self), link.clone(), Arc::clone(edge));
-        self.drain.spawn("stream", async move {
+        self.tasks.flows.spawn("stream", async move {
             let served = match read_kind(&mut recv).await {
                 Ok(Some(StreamKind::Flow)) => {
                     let stream = FlowStream { send, recv, reader: FrameReader::default(), permit: None };

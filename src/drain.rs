@@ -21,6 +21,15 @@ pub struct Drain {
     cut: CancellationToken,
 }
 
+/// The tasks of a node's roles, in the order in which they stop.
+#[derive(Debug, Clone, Default)]
+pub struct Tasks {
+    /// Connections and where they come from. They may end in their own time.
+    pub flows: Drain,
+    /// What carries them: ends when they have.
+    pub links: Drain,
+}
+
 /// How a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {

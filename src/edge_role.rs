@@ -20,7 +20,7 @@ use wanigan_parsers::wan::{DialStatus, Frame};
 use crate::addr::{ClientAddr, ServerAddr};
 use crate::budget::Budget;
 use crate::config::{self, Config, CoreAddress, InterceptMode, Routes};
-use crate::drain::Drain;
+use crate::drain::Tasks;
 use crate::fault::{DirectReason, ResetReason};
 use crate::flow::receiving::Receiving;
 use crate::flow::sending::Sending;
@@ -59,7 +59,7 @@ pub async fn start(
     identity: &NodeIdentity,
     budget: &Budget,
     metrics: &Metrics,
-    drain: &Drain,
+    tasks: &Tasks,
 ) -> Result<Option<Store>, EdgeStartError> {
     let Some(settings) = &config.edge else { return Ok(None) };
     let key_file = config.node.state_dir.join("store.key");
@@ -70,7 +70,7 @@ pub async fn start(
         config.store.memory.as_u64(),
     );
     let store = Store::open(store, metrics.store.clone())?;
-    let links = start_links(config, settings, identity, &store, metrics, drain);
+    let links = start_links(config, settings, identity, &store, metrics, tasks);
     let cores = core_addresses(&settings.routes).await;
     let edge = Arc::new(Edge {
         routes: settings.routes.clone(),
@@ -80,7 +80,7 @@ pub async fn start(
         retain_bytes_max: config.limits.retain.as_u64(),
         metrics: metrics.clone(),
         quarantine: Quarantine::default(),
-        drain: drain.clone(),
+        tasks: tasks.clone(),
     });
     for intercept in &settings.intercepts {
         let wanted = intercept_settings(config, settings, intercept, &cores);
@@ -88,11 +88,11 @@ pub async fn start(
             .await
             .map_err(|error| EdgeStartError::Intercept(intercept.listen, error))?;
         if let Some(rules) = source.take_rules() {
-            drain.spawn("rules", keep_rules(rules, drain.stopping().clone()));
+            tasks.flows.spawn("rules", keep_rules(rules, tasks.flows.stopping().clone()));
         }
         info!(listen = %intercept.listen, "intercepting");
-        let (edge, stopping) = (Arc::clone(&edge), drain.stopping().clone());
-        drain.spawn("accept", async move {
+        let (edge, stopping) = (Arc::clone(&edge), tasks.flows.stopping().clone());
+        tasks.flows.spawn("accept", async move {
             stopping.run_until_cancelled(serve(edge, source)).await;
         });
     }
@@ -105,7 +105,7 @@ fn start_links(
     identity: &NodeIdentity,
     store: &Store,
     metrics: &Metrics,
-    drain: &Drain,
+    tasks: &Tasks,
 ) -> HashMap<CoreAddress, CoreLink> {
     let crypto =
         QuicClientConfig::try_from(identity.edge_tls()).expect("TLS 1.3 has the initial cipher suite");
@@ -122,7 +122,7 @@ fn start_links(
                 client: client.clone(),
                 hello,
             };
-            (core.clone(), CoreLink::start(wanted, metrics.clone(), drain))
+            (core.clone(), CoreLink::start(wanted, metrics.clone(), &tasks.links))
         })
         .collect()
 }
@@ -211,8 +211,8 @@ pub struct Edge {
     pub metrics: Metrics,
     /// Servers that are not worth a flow for a while.
     pub quarantine: Quarantine,
-    /// Tracks the connections.
-    pub drain: Drain,
+    /// Where connections and links run.
+    pub tasks: Tasks,
 }
 
 /// Carries the connections of one source for as long as it is polled.
@@ -222,7 +222,7 @@ pub async fn serve(edge: Arc<Edge>, mut source: impl Accept) {
             Ok(accepted) => {
                 let span = debug_span!("flow", client = %accepted.client, server = %accepted.server);
                 let connection = Arc::clone(&edge).handle(accepted).instrument(span);
-                edge.drain.spawn("connection", connection);
+                edge.tasks.flows.spawn("connection", connection);
             }
             Err(error) => {
                 debug!(error = &error as &dyn std::error::Error, "connection not accepted");
@@ -251,7 +251,9 @@ impl Edge {
             return Err(reason);
         }
         let link = self.links.get(core).and_then(CoreLink::current).ok_or(DirectReason::LinkDown)?;
-        if canonical(link.remote_address()) == client.0.ip().to_canonical() {
+        let core = link.remote_address().ip().to_canonical();
+        // On one machine everybody has the core's address; there the core knows its own sockets.
+        if core == client.0.ip().to_canonical() && !core.is_loopback() {
             return Err(DirectReason::FromCore);
         }
         Ok(link)
@@ -364,10 +366,6 @@ impl Quarantine {
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         servers.get(&server).filter(|(_, until)| *until > now).map(|(reason, _)| *reason)
     }
-}
-
-fn canonical(address: SocketAddr) -> IpAddr {
-    address.ip().to_canonical()
 }
 
 fn joined(first: &[Bytes]) -> Bytes {

@@ -9,7 +9,7 @@ use crate::admin::{Admin, AdminError};
 use crate::budget::Budget;
 use crate::config::{CertificateError, Config};
 use crate::core_role::{self, CoreStartError};
-use crate::drain::{Drain, Stopped};
+use crate::drain::{Drain, Stopped, Tasks};
 use crate::edge_role::{self, EdgeStartError};
 use crate::metrics::Metrics;
 use crate::pki::{IdentityError, NodeIdentity};
@@ -53,24 +53,24 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     let identity = NodeIdentity::load(&config.node.ca, &config.node.certificate, &config.node.key)?;
     config.accepts_certificate(identity.identity())?;
     secret_file::create_private_dir(&config.node.state_dir)?;
-    let (metrics, drain) = (Metrics::new(), Drain::new());
+    let (metrics, tasks) = (Metrics::new(), Tasks::default());
     // Operators are answered while the roles' tasks end, so this is not one of them.
     let operators = Drain::new();
     if let Some(listen) = config.admin.listen {
         let admin = Admin::bind(listen, metrics.registry().clone()).await?;
-        operators.spawn("admin", admin.serve(drain.stopping().clone()));
+        operators.spawn("admin", admin.serve(tasks.flows.stopping().clone()));
     }
     let memory = config.limits.memory.as_u64();
     let budget = Budget::new(memory, metrics.memory_bytes.clone());
     metrics.memory_limit_bytes.set(i64::try_from(memory).unwrap_or(i64::MAX));
     // The core first: a node with both roles may be its own edge's core.
-    let core = core_role::start(&config, &identity, &budget, &metrics, &drain)?;
-    let edge = edge_role::start(&config, &identity, &budget, &metrics, &drain).await?;
+    let core = core_role::start(&config, &identity, &budget, &metrics, &tasks)?;
+    let edge = edge_role::start(&config, &identity, &budget, &metrics, &tasks).await?;
     let (name, site) = (&config.node.name, &config.node.site);
     tracing::info!(%name, %site, roles = %identity.identity().roles, version = env!("CARGO_PKG_VERSION"), "running");
     let signal = signals.next().await;
     tracing::info!(signal, "stopping");
-    if let Stopped::Cut(tasks) = drain.stop(Duration::from_secs(STOP_SECONDS)).await {
+    if let Stopped::Cut(tasks) = tasks.flows.stop(Duration::from_secs(STOP_SECONDS)).await {
         tracing::warn!(tasks, "some tasks did not end in time");
     }
     if let Some(store) = edge {
@@ -79,6 +79,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     if let Some(endpoint) = core {
         endpoint.close(0u32.into(), b"stopping");
     }
+    tasks.links.stop(Duration::ZERO).await;
     operators.stop(Duration::ZERO).await;
     Ok(())
 }
