@@ -2,33 +2,37 @@
 //!
 //! # The story
 //!
-//! [`Store::put`] takes a block and never waits. The block is at once in the memory tier (`memory.rs`), and on its way to disk in a bounded queue
-//! (`queue.rs`). The owner (`owner.rs`), a thread of its own, takes it from there and appends it, sealed, to the open segment: an append-only
-//! file (`segment.rs`, drawn there) that ends with its manifest when it is full. The index (`index.rs`, redb) has one row a segment: that
-//! manifest. A table in memory (`table.rs`), rebuilt from the rows at start, says where a block may lie; [`Store::get`] reads that place,
-//! opens the seal and compares the whole reference before it gives a byte (`reader.rs`). When the size limit comes near, the oldest segment is dropped
-//! whole, a file and a row, after its used blocks moved to the open one (`writer.rs`).
+//! [`Store::put`] takes a block and never waits. The block is at once in the memory tier (`memory.rs`), and on its
+//! way to disk in a bounded queue (`queue.rs`). The owner (`owner.rs`), a thread of its own, takes it from there and
+//! appends it, sealed, to the open segment: an append-only file (`segment.rs`, drawn there) that ends with its
+//! manifest when it is full. The index (`index.rs`, redb) has one row a segment: that manifest. A table in memory
+//! (`table.rs`), rebuilt from the rows at start, says where a block may lie; [`Store::get`] reads that place, opens
+//! the seal and compares the whole reference before it gives a byte (`reader.rs`). When the size limit comes near,
+//! the oldest segment is dropped whole, a file and a row, after its used blocks moved to the open one (`writer.rs`).
 //!
-//! A block is known by its whole reference: digest, length, key id and secret. So a block of one domain is never found for another, and who has
-//! a wrong secret finds nothing.
+//! A block is known by its whole reference: digest, length, key id and secret. So a block of one domain is never
+//! found for another, and who has a wrong secret finds nothing.
 //!
 //! # What a crash may lose
 //!
-//! What was not yet checkpointed: the queue, and the blocks of the open segment since its last checkpoint, a few seconds back at most
-//! ([`StoreConfig::checkpoint_after`]); [`Store::flush`] makes one at once. Nothing that is lost or rotten is ever served: an unfinished
-//! segment without a row is deleted at the next start (`recover.rs`), and each block proves itself when read. The whole store is a cache and always
-//! disposable; a store that was wiped has a new [`Store::id`].
+//! What was not yet checkpointed: the queue, and the blocks of the open segment since its last checkpoint, a few
+//! seconds back at most ([`StoreConfig::checkpoint_after`]); [`Store::flush`] makes one at once. Nothing that is lost
+//! or rotten is ever served: an unfinished segment without a row is deleted at the next start (`recover.rs`), and
+//! each block proves itself when read. The whole store is a cache and always disposable; a store that was wiped has a
+//! new [`Store::id`].
 //!
 //! # What can go wrong
 //!
-//! A bad block is dropped from the table, counted, and not found. A disk that is full, read-only or broken turns the disk tier
-//! off (`wanigan_store_up` 0, one warning); blocks that are already on it are served as long as they read; the memory tier goes on, and the disk is tried again later. Only
-//! a key file that is no key stops a start, because an operator has to say what it is.
+//! A bad block is dropped from the table, counted, and not found. A disk that is full, read-only or broken turns the
+//! disk tier off (`wanigan_store_up` 0, one warning); blocks that are already on it are served as long as they read;
+//! the memory tier goes on, and the disk is tried again later. Only a key file that is no key stops a start, because
+//! an operator has to say what it is.
 //!
 //! # Memory
 //!
-//! [`StoreConfig::memory`] bounds the memory tier and the queue together. On top come about 40 bytes for each block on disk (bounded by one block for each 16 KiB of
-//! `size`), one manifest (640 KiB at most), 4 MiB of redb's cache, and the blocks being read.
+//! [`StoreConfig::memory`] bounds the memory tier and the queue together. On top come about 40 bytes for each block
+//! on disk (bounded by one block for each 16 KiB of `size`), one manifest (640 KiB at most), 4 MiB of redb's cache,
+//! and the blocks being read.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,7 +79,8 @@ pub struct StoreConfig {
     pub dir: PathBuf,
     /// Bytes of all segment files. The index comes on top, a two-hundredth of it.
     pub size: u64,
-    /// Bytes of blocks in memory, the queue to the disk included.
+    /// Bytes of blocks in memory, the queue to the disk included: a quarter of them, but at least 2.25 MiB, which is
+    /// then all there is, and at most 16 MiB.
     pub memory: u64,
     /// The 32 random bytes that everything on disk is sealed with; made, with mode 0600, where there is none.
     pub key_file: PathBuf,
@@ -152,8 +157,8 @@ impl StoreConfig {
 impl Store {
     /// Opens the store in its directory, reads what is there, and starts the thread that owns the disk.
     ///
-    /// Blocks the caller for as long as the index takes to read: about a second for 10 million blocks. A disk that can't be used is no
-    /// error: the store is then its memory tier, and tries the disk again later.
+    /// Blocks the caller for as long as the index takes to read: about a second for 10 million blocks. A disk that
+    /// can't be used is no error: the store is then its memory tier, and tries the disk again later.
     ///
     /// # Errors
     /// When the configuration can't work: see [`StoreError`].
@@ -197,7 +202,8 @@ impl Store {
         Ok(Self { shared: Arc::new(Shared { memory, tier: Some(tier), id, metrics }) })
     }
 
-    /// Returns the random name that the store got when it was made, so that a core notices when an edge has another one.
+    /// Returns the random name that the store got when it was made, so that a core notices when an edge has another
+    /// one.
     ///
     /// It may change while the store runs: when a disk comes back that was away at the start.
     #[must_use]
@@ -244,28 +250,29 @@ impl Store {
         block
     }
 
-    /// Takes a block. Never waits: it is in memory on return, and on disk a little later, unless the queue to the disk is full.
+    /// Takes a block. Never waits: it is in memory on return, and on disk a little later, unless the queue to the
+    /// disk is full.
     ///
     /// The bytes are copied once, into a buffer of their own: a block cut from a larger one would keep all of that in
     /// memory, past every limit. A block that the store has already is not copied, nor written again.
     pub fn put(&self, block: Block) {
         let Shared { memory, tier, metrics, .. } = &*self.shared;
         let reference = block.reference();
-        let in_memory = memory.contains(reference);
-        // The lookup marks the block as used: somebody needed it.
-        let on_disk = tier.as_ref().is_none_or(|tier| tier.reader.table.find(reference).is_some());
-        if in_memory && on_disk {
-            return;
-        }
-        // Still the bytes of a block, so still a block.
-        let block = Block::from_seal(*reference, Bytes::copy_from_slice(block.bytes()));
-        if !in_memory {
-            memory.insert(block.clone());
-        }
-        if let Some(tier) = tier
-            && !on_disk
-            && tier.queue.push(block) == Pushed::Full
-        {
+        // The lookup in the table marks the block as used: somebody needed it.
+        let wants =
+            |tier: &&DiskTier| tier.reader.table.find(reference).is_none() && tier.queue.wants(reference);
+        let tier = tier.as_ref().filter(wants);
+        let own = match memory.find(reference) {
+            Some(_) if tier.is_none() => return,
+            Some(own) => own,
+            None => {
+                // Still the bytes of a block, so still a block.
+                let own = Block::from_seal(*reference, Bytes::copy_from_slice(block.bytes()));
+                memory.insert(own.clone());
+                own
+            }
+        };
+        if tier.is_some_and(|tier| tier.queue.push(own) == Pushed::Full) {
             metrics.dropped_blocks.inc();
         }
     }
@@ -278,8 +285,8 @@ impl Store {
         self.shared.memory.contains(reference) || self.shared.tier.as_ref().is_some_and(has)
     }
 
-    /// Returns when every block that was put before, and not refused for a full queue, would survive a power loss; or when the disk turned
-    /// out not to work.
+    /// Returns when every block that was put before, and not refused for a full queue, would survive a power loss; or
+    /// when the disk turned out not to work.
     pub async fn flush(&self) {
         if let Some(tier) = &self.shared.tier {
             // An ended owner has nothing left to flush.
@@ -287,7 +294,8 @@ impl Store {
         }
     }
 
-    /// Writes what waits, seals the open segment and ends the disk's owner. Handles go on as memory tier, and read the disk as it was left.
+    /// Writes what waits, seals the open segment and ends the disk's owner. Handles go on as memory tier, and read
+    /// the disk as it was left.
     pub async fn close(&self) {
         if let Some(tier) = &self.shared.tier {
             // An owner that has ended is what was asked for.

@@ -1,7 +1,7 @@
 //! What the store asks of a disk: a directory of segment files, an index file, a lock and the key.
 //!
-//! A trait, because power loss, torn writes and a full disk are tested against a model of a disk. [`Directory`] is the
-//! real one. Nothing here knows what is inside a file.
+//! A trait, because power loss, torn writes and a full disk are tested against a model of a disk. [`Directory`] is
+//! the real one. Nothing here knows what is inside a file.
 
 use std::collections::BTreeMap;
 use std::fmt;

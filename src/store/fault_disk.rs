@@ -1,7 +1,8 @@
 //! A disk in memory that loses power, tears writes, fills up and fails: what the store is tested on.
 //!
-//! Every file has the content that was synced and the writes since. Losing power keeps the first and an arbitrary part
-//! of the second. Names are durable when made; a removal may be undone by losing power, as on a real file system.
+//! Every file has the content that was synced and the writes since. Losing power keeps the first and an arbitrary
+//! part of the second. Names are durable when made; a removal may be undone by losing power, as on a real file
+//! system.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -38,6 +39,7 @@ struct State {
     full: bool,
     reads_fail: bool,
     away: bool,
+    peak: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,6 +117,16 @@ impl FaultDisk {
     /// Returns the bytes of all segments.
     pub(super) fn segment_bytes(&self) -> u64 {
         self.segments().into_iter().map(|id| self.segment(id).len() as u64).sum()
+    }
+
+    /// Returns the most bytes that all segments ever had.
+    pub(super) fn peak_bytes(&self) -> u64 {
+        self.state().peak
+    }
+
+    /// Loses every file.
+    pub(super) fn wipe(&self) {
+        self.state().files.clear();
     }
 
     /// Returns a segment's bytes.
@@ -230,6 +242,9 @@ impl FaultFile {
             }
             change.apply(&mut content.current);
             content.unsynced.push(change);
+            let segments = state.files.iter().filter(|(name, _)| **name != Name::Index);
+            let bytes = segments.map(|(_, content)| content.current.len() as u64).sum();
+            state.peak = state.peak.max(bytes);
         }
         outcome
     }

@@ -9,7 +9,8 @@
 //!  table "segments"   segment id -> header, sealed manifest, trailer (see segment.rs)
 //! ```
 //!
-//! The index is always disposable: one that is lost, rotten or of another format is thrown away and rebuilt from the footers.
+//! The index is always disposable: one that is lost, rotten or of another format is thrown away and rebuilt from the
+//! footers.
 
 use redb::{
     Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction,
@@ -113,7 +114,8 @@ impl Index {
         change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), redb::Error> {
         let mut txn = self.db.begin_write()?;
-        // Commits in two phases and keeps the allocator's state: after a power loss the last commit stands, unrepaired.
+        // Commits in two phases and keeps the allocator's state: after a power loss the last commit stands,
+        // unrepaired.
         txn.set_quick_repair(true);
         change(&txn)?;
         Ok(txn.commit()?)

@@ -1,7 +1,8 @@
 //! The memory tier: the blocks used most, weighed by their bytes.
 //!
-//! quick_cache evicts before it admits, so the weight never passes the limit; a block heavier than a share of it is not
-//! admitted at all. The limit is split over shards of at least [`SHARD_BYTES`], so that callers do not wait for each other.
+//! quick_cache evicts before it admits, so the weight never passes the limit; a block heavier than a share of it is
+//! not admitted at all. The limit is split over shards of at least [`SHARD_BYTES`], so that callers do not wait for
+//! each other.
 
 use prometheus::IntGauge;
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -59,7 +60,8 @@ impl Weighter<Reference, Block> for Weight {
 
 /// Two references, a handle and the cache's own links, rounded up.
 const OVERHEAD_BYTES: u64 = 320;
-/// The rest is for newcomers: what one client just read, others of the site read next. The crate's own 0.97 leaves them seven blocks a shard.
+/// The rest is for newcomers: what one client just read, others of the site read next. The crate's own 0.97 leaves
+/// them seven blocks a shard.
 const HOT_SHARE: f64 = 0.8;
 const TYPICAL_BYTES: u64 = 64 << 10;
 const SHARD_BYTES: u64 = 16 << 20;

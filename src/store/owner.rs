@@ -1,8 +1,9 @@
 //! The owner of the disk: one thread that takes blocks from the queue and is alone in writing.
 //!
-//! It runs from [`super::Store::open`] until the store is closed or its last handle is dropped; it then writes what still waits, seals the open
-//! segment and ends. A disk that fails is let go (the reader goes on serving what it can, the queue takes nothing) and tried again
-//! later, at growing intervals: the same opening as at the start, so there is one way back.
+//! It runs from [`super::Store::open`] until the store is closed or its last handle is dropped; it then writes what
+//! still waits, seals the open segment and ends. A disk that fails is let go (the reader goes on serving what it can,
+//! the queue takes nothing) and tried again later, at growing intervals: the same opening as at the start, so there
+//! is one way back.
 
 use std::error::Error;
 use std::sync::Arc;

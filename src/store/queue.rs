@@ -1,7 +1,7 @@
 //! The queue between the store's handles and its owner: blocks not yet written, bounded by bytes.
 //!
-//! A waiting block can be read (it is a block like any other); it leaves when the owner wrote it, or when the disk turned off. A
-//! full queue refuses: the block is then not on disk, and the link will bring it again.
+//! A waiting block can be read (it is a block like any other); it leaves when the owner wrote it, or when the disk
+//! turned off. A full queue refuses: the block is then not on disk, and the link will bring it again.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -71,10 +71,16 @@ impl Queue {
         self.state().waiting.get(reference).cloned()
     }
 
+    /// Returns whether the block could be pushed and does not wait yet.
+    pub(super) fn wants(&self, reference: &Reference) -> bool {
+        let state = self.state();
+        state.is_taking() && !state.waiting.contains_key(reference)
+    }
+
     /// Asks for a block to be written.
     pub(super) fn push(&self, block: Block) -> Pushed {
         let mut state = self.state();
-        if state.off || state.ended || state.closing.is_some() {
+        if !state.is_taking() {
             return Pushed::Off;
         }
         if state.waiting.contains_key(block.reference()) {
@@ -181,6 +187,10 @@ impl Queue {
 }
 
 impl State {
+    fn is_taking(&self) -> bool {
+        !self.off && !self.ended && self.closing.is_none()
+    }
+
     fn drop_blocks(&mut self) {
         self.order.retain(|step| matches!(step, Step::Flush(_)));
         self.waiting.clear();
@@ -206,7 +216,9 @@ mod tests {
     fn a_block_waits_readable_until_it_was_written() {
         let queue = Queue::new(1 << 20);
         let block = block(1);
+        assert!(queue.wants(block.reference()));
         assert_eq!(queue.push(block.clone()), Pushed::Waiting);
+        assert!(!queue.wants(block.reference()));
         assert_eq!(queue.push(block.clone()), Pushed::Waiting);
         assert!(matches!(queue.next(None), Job::Write(_)));
         assert!(queue.find(block.reference()).is_some());
@@ -233,6 +245,7 @@ mod tests {
         let mut flushed = queue.flush();
         queue.set_off(true);
         assert_eq!(queue.push(block(2)), Pushed::Off);
+        assert!(!queue.wants(block(2).reference()));
         assert!(queue.find(block(1).reference()).is_none());
         match queue.next(None) {
             Job::Flush(done) => done.send(()).unwrap(),

@@ -1,7 +1,8 @@
 //! The reading side of the disk: a place, one read, one seal opened. Shared by the store's handles and its owner.
 //!
-//! Blocking: callers keep it off the threads that carry flows. The owner publishes here what can be read: segments and the places
-//! in them. A segment may vanish between a lookup and its read, because eviction waits for nobody: that is a miss.
+//! Blocking: callers keep it off the threads that carry flows. The owner publishes here what can be read: segments
+//! and the places in them. A segment may vanish between a lookup and its read, because eviction waits for nobody:
+//! that is a miss.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,12 +1,13 @@
 //! Opening what lies on the disk, in whatever state the last process left it.
 //!
-//! The index is believed where its rows open under the store's key; a segment without a good row is adopted by its footer or, having none,
-//! deleted: it was open when the process died. An index that is lost, rotten or of another format is thrown away first, so every segment then goes by its footer. A
-//! checkpointed segment without footer gets the one that its row holds, byte for byte what its writer would
-//! have written; nothing else is ever appended to an old segment.
+//! The index is believed where its rows open under the store's key; a segment without a good row is adopted by its
+//! footer or, having none, deleted: it was open when the process died. An index that is lost, rotten or of another
+//! format is thrown away first, so every segment then goes by its footer. A checkpointed segment without footer gets
+//! the one that its row holds, byte for byte what its writer would have written; nothing else is ever appended to an
+//! old segment.
 //!
-//! Whatever is wrong with the data, the outcome is a store, at worst an empty one with a new id. Only a disk that can't be used, or a key that
-//! can't be read, is a fault.
+//! Whatever is wrong with the data, the outcome is a store, at worst an empty one with a new id. Only a disk that
+//! can't be used, or a key that can't be read, is a fault.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -137,7 +138,8 @@ impl Found<'_> {
         self.id = Some(manifest.header.store_id);
     }
 
-    /// Gives a segment its footer that had none yet; returns the file's length. Without the footer the segment depends on its row, no more.
+    /// Gives a segment its footer that had none yet; returns the file's length. Without the footer the segment
+    /// depends on its row, no more.
     fn finish(&self, manifest: &Manifest, row: &[u8], bytes: u64) -> u64 {
         if bytes == manifest.file_bytes() || bytes < u64::from(manifest.end) {
             return bytes;

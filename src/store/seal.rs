@@ -1,8 +1,8 @@
 //! The store's key, and the seal (AES-256-GCM) under which everything of a block lies on the disk.
 //!
-//! A segment has a key of its own, derived from the store's key and the random salt of its header, so a segment number
-//! or an offset used again after a crash never meets the same key. Within a segment a nonce is the place of what it
-//! seals; a place is written once, and a segment is not appended to after a restart.
+//! A segment has a key of its own, derived from the store's key and the random salt of its header, so a segment
+//! number or an offset used again after a crash never meets the same key. Within a segment a nonce is the place of
+//! what it seals; a place is written once, and a segment is not appended to after a restart.
 //!
 //! Whoever takes the disk without the key file learns how many blocks there are and how long, and nothing else.
 

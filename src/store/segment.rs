@@ -17,9 +17,9 @@
 //!  +---------------+-------+-------+---------------+-------------------------------+
 //! ```
 //!
-//! A block is one seal (see [`Sealed::Block`]) over its reference and its content; associated data is the segment's id
-//! and the block's offset. The digest is inside of the seal, beside the bytes that it is the digest of, rather than in the
-//! associated data: so a table entry that points at another block is told from rotten bytes.
+//! A block is one seal (see [`Sealed::Block`]) over its reference and its content; associated data is the segment's
+//! id and the block's offset. The digest is inside of the seal, beside the bytes that it is the digest of, rather
+//! than in the associated data: so a table entry that points at another block is told from rotten bytes.
 //!
 //! ```text
 //!  0                               32                              64      72  76
@@ -28,8 +28,8 @@
 //!  +-------------------------------+-------------------------------+-------+---+------------+-------+
 //! ```
 //!
-//! The manifest is one seal (see [`Sealed::Manifest`]) over an entry for each block; header and trailer are its associated
-//! data. It holds block secrets, hence sealed. An entry:
+//! The manifest is one seal (see [`Sealed::Manifest`]) over an entry for each block; header and trailer are its
+//! associated data. It holds block secrets, hence sealed. An entry:
 //!
 //! ```text
 //!  0                               32                              64      72  76  80
@@ -47,7 +47,8 @@
 //!  +-------+-------+---------------+
 //! ```
 //!
-//! The index's row of a segment is the same three, header, sealed manifest and trailer, one after the other: see [`Manifest`].
+//! The index's row of a segment is the same three, header, sealed manifest and trailer, one after the other: see
+//! [`Manifest`].
 //!
 //! A reader of this version drops files of any other; a cache is refilled sooner than it is converted.
 

@@ -1,12 +1,12 @@
 //! The compact table in memory: reference to place on disk.
 //!
-//! An entry is a hint of 16 bytes, 64 bits of a keyed hash of the whole reference and a place; with the hash table's own slack 20 to 39
-//! bytes a block. What lies at the place names itself inside its seal and is compared before a byte is given (see
-//! [`super::segment`]), so a wrong hint costs a read and nothing else. The hash key is random, so nobody can choose
-//! blocks that collide.
+//! An entry is a hint of 16 bytes, 64 bits of a keyed hash of the whole reference and a place; with the hash table's
+//! own slack 20 to 39 bytes a block. What lies at the place names itself inside its seal and is compared before a
+//! byte is given (see [`super::segment`]), so a wrong hint costs a read and nothing else. The hash key is random, so
+//! nobody can choose blocks that collide.
 //!
-//! The owner adds; readers look up, and drop what they found to be bad. Each entry carries the bit that eviction goes by: was it
-//! used since it was written?
+//! The owner adds; readers look up, and drop what they found to be bad. Each entry carries the bit that eviction goes
+//! by: was it used since it was written?
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};

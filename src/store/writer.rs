@@ -1,8 +1,8 @@
 //! The writing side of the disk: the open segment, its checkpoints and its seal, eviction.
 //!
-//! No thread and no clock: the owner (see [`super::owner`]) calls it, tests call it directly. Any fault ends a writer: what follows is to
-//! open the disk again from what lies on it, see [`super::recover`]. So a place that a write failed on is
-//! never written again, and no nonce is used twice.
+//! No thread and no clock: the owner (see [`super::owner`]) calls it, tests call it directly. Any fault ends a
+//! writer: what follows is to open the disk again from what lies on it, see [`super::recover`]. So a place that a
+//! write failed on is never written again, and no nonce is used twice.
 //!
 //! Order on disk, which is what makes a power loss harmless:
 //!

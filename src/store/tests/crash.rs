@@ -47,7 +47,8 @@ fn a_second_power_loss_during_recovery_changes_nothing() {
     }
 }
 
-/// Runs the work with the power going at each of its changes, boots with each kind of loss, and shows what was durable.
+/// Runs the work with the power going at each of its changes, boots with each kind of loss, and shows what was
+/// durable.
 fn crash_everywhere(size: u64, check: impl Fn(&Reader, &[Block])) {
     let whole = FaultDisk::new();
     let (outcome, durable) = work(&whole, size);

@@ -75,8 +75,8 @@ async fn a_rotten_index_is_rebuilt_from_the_segments() {
         store.close().await;
         (store.id(), len)
     };
-    let garbage = |seed: usize| (0..len).map(move |at| (at.wrapping_mul(seed) >> 7) as u8);
-    let mut decays: Vec<Box<dyn FnOnce(&mut Vec<u8>)>> = vec![
+    let garbage = move |seed: usize| (0..len).map(move |at| (at.wrapping_mul(seed) >> 7) as u8);
+    let mut decays: Vec<Decay> = vec![
         Box::new(|bytes| bytes.clear()),
         Box::new(|bytes| bytes.truncate(1)),
         Box::new(|bytes| bytes.fill(0)),
@@ -172,6 +172,8 @@ async fn a_file_that_is_not_a_segment_is_left_alone() {
     Store::open(config, metrics()).unwrap().close().await;
     assert_eq!(std::fs::read(note).unwrap(), b"do not remove");
 }
+
+type Decay = Box<dyn FnOnce(&mut Vec<u8>)>;
 
 async fn fill(disk: &FaultDisk, count: u32) -> Vec<Block> {
     let (store, _) = open(disk, &config(0));
