@@ -13,12 +13,12 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
@@ -27,6 +27,7 @@ use crate::fault::AcceptFault;
 use crate::relay;
 
 mod explicit;
+mod listener;
 mod nft;
 mod policy_route;
 mod transparent;
@@ -194,8 +195,8 @@ impl Interceptor {
         if managed {
             settings.check()?;
         }
-        let listeners = listeners(&settings, settings.mode == Mode::TProxy)?;
-        let addresses = local_addrs(&listeners);
+        let listeners = listener::bind(&settings, settings.mode == Mode::TProxy)?;
+        let addresses = listener::local_addrs(&listeners);
         let rules = if managed { Some(Rules::apply_new(&settings, &addresses).await?) } else { None };
         let kind = match settings.mode {
             Mode::TProxy => Kind::TProxy,
@@ -208,7 +209,7 @@ impl Interceptor {
     /// Returns where the listener is bound: one address, or one of each family.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        local_addrs(&self.listeners)
+        listener::local_addrs(&self.listeners)
     }
 
     /// Hands over the rules to whoever watches them ([`Rules::lost`]); kept here, they go with the interceptor.
@@ -312,25 +313,6 @@ impl InterceptSettings {
         }
         Ok(())
     }
-
-    /// Returns the addresses to bind, each with whether it must succeed.
-    fn addresses(&self) -> Vec<(IpAddr, bool)> {
-        const V4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        const V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-        let ip = self.listen.ip();
-        if !ip.is_unspecified() {
-            return vec![(ip, true)];
-        }
-        match self.mode {
-            Mode::Listen { .. } if ip.is_ipv4() => vec![(V4, true)],
-            Mode::Listen { .. } => vec![(V6, true), (V4, false)],
-            Mode::TProxy | Mode::Redirect if self.manage_nftables => {
-                let wanted = |v4| self.servers.iter().any(|net| net.addr().is_ipv4() == v4);
-                [(V4, true), (V6, true)].into_iter().filter(|(ip, _)| wanted(ip.is_ipv4())).collect()
-            }
-            Mode::TProxy | Mode::Redirect => vec![(V4, ip.is_ipv4()), (V6, ip.is_ipv6())],
-        }
-    }
 }
 
 /// Sorts an error of [`Accept::accept`] for the metrics.
@@ -362,78 +344,13 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn local_addrs(listeners: &[TcpListener]) -> Vec<SocketAddr> {
-    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
-}
-
-/// Binds one listener a family, all on one port.
-fn listeners(settings: &InterceptSettings, transparent: bool) -> Result<Vec<TcpListener>, InterceptError> {
-    for _ in 0..PORT_ATTEMPTS {
-        match listeners_once(settings, transparent) {
-            // A free port of one family can be taken in the other.
-            Err(InterceptError::Bind { source, .. })
-                if settings.listen.port() == 0 && source.kind() == io::ErrorKind::AddrInUse => {}
-            result => return result,
-        }
-    }
-    listeners_once(settings, transparent)
-}
-
-fn listeners_once(
-    settings: &InterceptSettings,
-    transparent: bool,
-) -> Result<Vec<TcpListener>, InterceptError> {
-    let mut listeners: Vec<TcpListener> = Vec::new();
-    let mut port = settings.listen.port();
-    for (ip, required) in settings.addresses() {
-        let mut address = settings.listen;
-        address.set_ip(ip);
-        address.set_port(port);
-        match listener(address, transparent) {
-            Ok(listener) => {
-                port = listener.local_addr().map_or(port, |local| local.port());
-                listeners.push(listener);
-            }
-            Err(error) if required => return Err(error),
-            Err(error) => {
-                tracing::info!(%address, error = &error as &dyn std::error::Error, "no listener for this family");
-            }
-        }
-    }
-    Ok(listeners)
-}
-
-fn listener(address: SocketAddr, transparent: bool) -> Result<TcpListener, InterceptError> {
-    let bind = |source| InterceptError::Bind { address, source };
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
-        .map_err(bind)?;
-    socket.set_reuse_address(true).map_err(bind)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true).map_err(bind)?;
-    }
-    if transparent {
-        let made = if address.is_ipv4() {
-            socket.set_ip_transparent_v4(true)
-        } else {
-            socket.set_ip_transparent_v6(true)
-        };
-        made.map_err(|source| InterceptError::Transparent { address, source })?;
-    }
-    socket.bind(&address.into()).map_err(bind)?;
-    socket.listen(BACKLOG).map_err(bind)?;
-    TcpListener::from_std(socket.into()).map_err(bind)
-}
-
 /// Returns the address a connection reached us by.
 fn reached(stream: &TcpStream) -> io::Result<SocketAddr> {
     SockRef::from(stream).local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
-/// A morning's rush of clients waits here; below the usual `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
 /// Long enough for other connections to end, short enough that clients do not notice.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
-const PORT_ATTEMPTS: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -24,14 +24,20 @@ use wanigan::relay::{dial, relay};
 
 #[test]
 fn redirect_gives_client_and_server_of_both_families_and_bytes_pass_both_ways() {
-    let Some(net) = Net::new("redirect_gives_client_and_server_of_both_families") else { return };
+    let Some(net) = Net::new("redirect_gives_client_and_server_of_both_families_and_bytes_pass_both_ways")
+    else {
+        return;
+    };
     let gateway = Gateway::start(&net, settings(Mode::Redirect));
     gateway.catches_both_families(&net);
 }
 
 #[test]
 fn tproxy_gives_client_and_server_of_both_families_and_bytes_pass_both_ways() {
-    let Some(net) = Net::new("tproxy_gives_client_and_server_of_both_families") else { return };
+    let Some(net) = Net::new("tproxy_gives_client_and_server_of_both_families_and_bytes_pass_both_ways")
+    else {
+        return;
+    };
     let gateway = Gateway::start(&net, settings(Mode::TProxy));
     gateway.catches_both_families(&net);
 }
@@ -97,7 +103,7 @@ fn a_connection_made_to_the_listener_itself_is_reset() {
                 .connect(CLIENT[usize::from(address.contains(':'))], address, LISTENER_PORT)
                 .err()
                 .unwrap();
-            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
         }
         gateway.stop();
     }
@@ -195,8 +201,10 @@ fn a_bypass_keeps_live_flows_and_catches_no_new_one() {
 fn a_client_port_used_again_at_once_is_caught_again() {
     let Some(net) = Net::new("a_client_port_used_again_at_once_is_caught_again") else { return };
     for (mode, port) in [(Mode::Redirect, 40_001), (Mode::TProxy, 40_002)] {
-        let gateway = Gateway::start(&net, settings(mode));
-        for _ in 0..3 {
+        let gateway = Gateway::start(&net, settings(mode.clone()));
+        let resets = || net.run(&net.client, "nstat -asz TcpOutRsts").1;
+        let before = resets();
+        for _ in 0..4 {
             // The server ends first, so the gateway's client leg is the one left in TIME-WAIT.
             let connection = net.connect_from(CLIENT[0], port, SERVER[0], CURT_PORT).unwrap();
             assert!(!connection.is_direct());
@@ -204,6 +212,8 @@ fn a_client_port_used_again_at_once_is_caught_again() {
             connection.stream.get_ref().read_to_end(&mut rest).unwrap();
             connection.finish().unwrap();
         }
+        // A SYN given to the old connection is answered by an ACK, which the client refuses before it tries again.
+        assert_eq!(resets(), before, "{mode:?}");
         gateway.stop();
     }
 }
@@ -219,7 +229,10 @@ fn a_foreign_flush_does_not_remove_the_rules() {
 
 #[test]
 fn when_the_rules_are_lost_traffic_goes_direct_and_they_can_be_applied_again() {
-    let Some(net) = Net::new("when_the_rules_are_lost_traffic_goes_direct") else { return };
+    let Some(net) = Net::new("when_the_rules_are_lost_traffic_goes_direct_and_they_can_be_applied_again")
+    else {
+        return;
+    };
     for mode in [Mode::Redirect, Mode::TProxy] {
         let mut gateway = Gateway::start(&net, settings(mode));
         let pids = Command::new("ip").args(["netns", "pids", &net.gateway]).output().unwrap();
@@ -425,18 +438,13 @@ fn client_for(server: &str) -> &'static str {
     CLIENT[usize::from(server.contains(':'))]
 }
 
-/// What interception could leave behind. Link-local routes come when the kernel is done with its own checks.
+/// What interception could leave behind: tables, rules, and routes outside the kernel's own tables.
 fn kernel_state(net: &Net) -> String {
-    let all = [
-        "nft list tables",
-        "ip -4 rule",
-        "ip -6 rule",
-        "ip -4 route show table all",
-        "ip -6 route show table all",
-    ]
-    .map(|command| net.run(&net.gateway, command).1)
-    .concat();
-    all.lines().filter(|line| !line.contains("fe80")).collect::<Vec<_>>().join("\n")
+    let run = |command| net.run(&net.gateway, command).1;
+    let routes = [run("ip -4 route show table all"), run("ip -6 route show table all")].concat();
+    let routes = routes.lines().filter(|line| line.contains(" table ") && !line.contains("table local"));
+    let routes: Vec<&str> = routes.collect();
+    [run("nft list tables"), run("ip -4 rule"), run("ip -6 rule"), routes.join("\n")].concat()
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -444,6 +452,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
+#[derive(Debug)]
 enum Order {
     Bypass,
     Exempt(Vec<IpAddr>),
@@ -467,7 +476,7 @@ impl Gateway {
         let (done, done_by_gateway) = mpsc::channel();
         let thread = net.enter(&net.gateway, move || {
             runtime().block_on(async {
-                let mut interceptor = Interceptor::bind(settings).await.unwrap();
+                let mut interceptor = bind(settings).await;
                 let mut rules = interceptor.take_rules();
                 done.send("bound".to_owned()).unwrap();
                 let obey = async {
@@ -486,7 +495,7 @@ impl Gateway {
     }
 
     fn order(&mut self, order: Order) -> String {
-        self.orders.as_ref().unwrap().blocking_send(order).ok().expect("the gateway runs");
+        self.orders.as_ref().unwrap().blocking_send(order).unwrap();
         self.done.recv_timeout(Duration::from_secs(20)).expect("the order is carried out")
     }
 
@@ -519,6 +528,22 @@ impl Drop for Gateway {
         if let Some(thread) = self.thread.take() {
             let result = thread.join();
             assert!(result.is_ok() || std::thread::panicking(), "the gateway panicked");
+        }
+    }
+}
+
+/// Binds once the listener of an earlier gateway is closed: until it execs, a program that another test starts has
+/// a copy of it.
+async fn bind(settings: InterceptSettings) -> Interceptor {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match Interceptor::bind(settings.clone()).await {
+            Err(InterceptError::Bind { source, .. })
+                if source.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            result => return result.unwrap(),
         }
     }
 }
