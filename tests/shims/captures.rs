@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use wanigan::fault::{OpaqueReason, Protocol};
 use wanigan::shim::detecting::Detecting;
 use wanigan::shim::smb2::Smb2;
 use wanigan::shim::{Shim, Span};
@@ -155,20 +154,7 @@ fn cut(script: &[(Direction, Vec<u8>)], sizes: &[usize]) -> Script {
 }
 
 fn detecting() -> Detecting {
-    Detecting::new(|| Box::new(Silent))
-}
-
-/// Stands for the HTTP shim.
-struct Silent;
-
-impl Shim for Silent {
-    fn protocol(&self) -> Protocol {
-        Protocol::Http1
-    }
-
-    fn handle_input(&mut self, _direction: Direction, input: &[u8], spans: &mut Vec<Span>) {
-        spans.push(Span::opaque(input.len(), OpaqueReason::NoShim));
-    }
+    Detecting::new()
 }
 
 fn golden(case: &str) -> PathBuf {
