@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use wanigan::fault::OpaqueReason;
 use wanigan::shim::detecting::Detecting;
 use wanigan::shim::smb2::Smb2;
-use wanigan::shim::{Shim, Span};
+
 use wanigan_parsers::Direction::{self, ToClient, ToServer};
 
 use crate::capture::{Connection, connections};

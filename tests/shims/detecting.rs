@@ -3,7 +3,7 @@
 use wanigan::fault::{OpaqueReason, Protocol};
 use wanigan::shim::detecting::Detecting;
 use wanigan::shim::{Shim, Span};
-use wanigan_parsers::Direction::{ToClient, ToServer};
+use wanigan_parsers::Direction::{self, ToClient, ToServer};
 
 use crate::messages::{frame, read_request, read_response};
 use crate::spans::{run, run_in_all_cuts};
