@@ -13,7 +13,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{Config, ConfigError};
-use crate::node;
+use crate::demo;
+use crate::node::{self, Signals};
 
 mod check;
 mod pki;
@@ -22,7 +23,7 @@ mod pki;
 #[derive(Debug, Parser)]
 #[command(name = "wanigan", version, max_term_width = 100)]
 struct Cli {
-    /// What to log: error, warn, info, debug or trace (default: WANIGAN_LOG, or else info).
+    /// What to log: error, warn, info, debug or trace (default: WANIGAN_LOG, or else info, warn for the demo).
     ///
     /// A filter such as "info,wanigan::store=debug" does as well. The log goes to standard error.
     #[arg(long, global = true, value_name = "LEVEL")]
@@ -40,6 +41,10 @@ enum Command {
     /// Make an authority and the certificates of nodes.
     #[command(subcommand)]
     Pki(pki::Command),
+    /// Show what is saved: a core, two edges, servers, clients and a slow WAN, all on loopback, in a minute.
+    ///
+    /// It needs no root and no configuration. Real SMB is part of it where Samba is installed.
+    Demo,
 }
 
 /// The one configuration of a node.
@@ -67,7 +72,9 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    let filter = match filter(cli.log) {
+    // The demo's own text is what there is to read; a node has nothing but its log.
+    let default = if matches!(cli.command, Command::Demo) { "warn" } else { "info" };
+    let filter = match filter(cli.log, default) {
         Ok(filter) => filter,
         Err(error) => {
             eprintln!("wanigan: failed to {error:#}");
@@ -92,6 +99,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             check::check(&Config::load(&file.config)?, &mut io::stdout(), &mut io::stderr())
         }
         Command::Pki(command) => pki::execute(command, &mut io::stdout()),
+        Command::Demo => run_demo(),
     }
 }
 
@@ -102,11 +110,25 @@ fn run(file: &ConfigFile) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn filter(log: Option<String>) -> anyhow::Result<EnvFilter> {
+fn run_demo() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
+    runtime.block_on(async {
+        let mut signals = Signals::new().context("listen to signals")?;
+        let mut out = io::stdout();
+        tokio::select! {
+            report = demo::run(demo::Settings::default(), &mut out) => report.map(drop)?,
+            // What was started goes with the future: a private smbd and temporary directories.
+            signal = signals.next() => anyhow::bail!("finish the demo: ended by {signal}"),
+        }
+        Ok(())
+    })
+}
+
+fn filter(log: Option<String>, default: &str) -> anyhow::Result<EnvFilter> {
     let (from, text) = match (log, std::env::var("WANIGAN_LOG")) {
         (Some(text), _) => ("--log", text),
         (None, Ok(text)) if !text.is_empty() => ("WANIGAN_LOG", text),
-        (None, _) => ("the default", "info".to_owned()),
+        (None, _) => ("the default", default.to_owned()),
     };
     let why = || format!("read {from}: \"{text}\" is not a level or a filter");
     if text.contains('=') {
@@ -141,14 +163,14 @@ mod tests {
 
     #[test]
     fn a_level_of_the_command_line_goes_before_the_default() {
-        assert_eq!(filter(Some("warn".to_owned())).unwrap().to_string(), "warn");
+        assert_eq!(filter(Some("warn".to_owned()), "info").unwrap().to_string(), "warn");
     }
 
     #[test]
     fn a_misspelt_level_is_refused() {
         for text in ["inof", "wanigan=loud"] {
-            assert!(filter(Some(text.to_owned())).is_err(), "{text}");
+            assert!(filter(Some(text.to_owned()), "info").is_err(), "{text}");
         }
-        assert!(filter(Some("info,wanigan::store=debug".to_owned())).is_ok());
+        assert!(filter(Some("info,wanigan::store=debug".to_owned()), "info").is_ok());
     }
 }

@@ -49,8 +49,16 @@ pub enum EdgeStartError {
     Intercept(SocketAddr, #[source] InterceptError),
 }
 
+/// An edge that runs.
+pub struct Started {
+    /// Its store, to be closed when the flows have ended.
+    pub store: Store,
+    /// Where connections come in, in the order of the configuration, with the ports that the system chose.
+    pub listening: Vec<SocketAddr>,
+}
+
 /// Starts the edge that the configuration asks for: its store, a link to each core, a source of connections for each
-/// `[[edge.intercept]]`. Returns the store, to be closed when the flows have ended; `None` without an `[edge]`.
+/// `[[edge.intercept]]`. Returns `None` without an `[edge]`.
 ///
 /// # Errors
 /// [`EdgeStartError`]. A core that cannot be reached is none: connections go direct until it can.
@@ -60,7 +68,7 @@ pub async fn start(
     budget: &Budget,
     metrics: &Metrics,
     tasks: &Tasks,
-) -> Result<Option<Store>, EdgeStartError> {
+) -> Result<Option<Started>, EdgeStartError> {
     let Some(settings) = &config.edge else { return Ok(None) };
     let key_file = config.node.state_dir.join("store.key");
     let store = StoreConfig::new(
@@ -82,6 +90,7 @@ pub async fn start(
         quarantine: Quarantine::default(),
         tasks: tasks.clone(),
     });
+    let mut listening = Vec::new();
     for intercept in &settings.intercepts {
         let wanted = intercept_settings(config, settings, intercept, &cores);
         let mut source = Interceptor::bind(wanted)
@@ -90,13 +99,14 @@ pub async fn start(
         if let Some(rules) = source.take_rules() {
             tasks.flows.spawn("rules", keep_rules(rules, tasks.flows.stopping().clone()));
         }
+        listening.extend(source.local_addrs());
         info!(listen = %intercept.listen, "intercepting");
         let (edge, stopping) = (Arc::clone(&edge), tasks.flows.stopping().clone());
         tasks.flows.spawn("accept", async move {
             stopping.run_until_cancelled(serve(edge, source)).await;
         });
     }
-    Ok(Some(store))
+    Ok(Some(Started { store, listening }))
 }
 
 fn start_links(

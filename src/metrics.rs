@@ -259,6 +259,13 @@ impl Metrics {
         self.flows_direct.with_label_values(&[reason.as_str()]).inc();
     }
 
+    /// Returns how many connections were relayed directly, whatever the reason.
+    #[must_use]
+    pub fn direct_flows(&self) -> u64 {
+        let by_reason = DirectReason::ALL.iter();
+        by_reason.map(|reason| self.flows_direct.with_label_values(&[reason.as_str()]).get()).sum()
+    }
+
     /// Counts a flow reset on both legs.
     pub fn count_reset(&self, reason: ResetReason) {
         self.flows_reset.with_label_values(&[reason.as_str()]).inc();

@@ -1,8 +1,13 @@
 //! A node: the roles it was told to play, from the start to the signal that ends it.
+//!
+//! [`run`] is the whole life of a process; [`start`] and [`Running::stop`] are for programs with several nodes, such as
+//! the demo. Nodes in one process share nothing but the runtime.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use quinn::Endpoint;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{Admin, AdminError};
@@ -50,6 +55,18 @@ pub enum NodeError {
 /// [`NodeError`] when it cannot start.
 pub async fn run(config: Config) -> Result<(), NodeError> {
     let mut signals = Signals::new().map_err(NodeError::Signals)?;
+    let node = start(&config).await?;
+    let signal = signals.next().await;
+    tracing::info!(signal, "stopping");
+    node.stop().await;
+    Ok(())
+}
+
+/// Starts the roles that a configuration asks for.
+///
+/// # Errors
+/// [`NodeError`]. Tasks of a role that had started end with the runtime.
+pub async fn start(config: &Config) -> Result<Running, NodeError> {
     let identity = NodeIdentity::load(&config.node.ca, &config.node.certificate, &config.node.key)?;
     config.accepts_certificate(identity.identity())?;
     secret_file::create_private_dir(&config.node.state_dir)?;
@@ -64,43 +81,75 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     let budget = Budget::new(memory, metrics.memory_bytes.clone());
     metrics.memory_limit_bytes.set(i64::try_from(memory).unwrap_or(i64::MAX));
     // The core first: a node with both roles may be its own edge's core.
-    let core = core_role::start(&config, &identity, &budget, &metrics, &tasks)?;
-    let edge = edge_role::start(&config, &identity, &budget, &metrics, &tasks).await?;
+    let core = core_role::start(config, &identity, &budget, &metrics, &tasks)?;
+    let edge = edge_role::start(config, &identity, &budget, &metrics, &tasks).await?;
     // Who finds the node healthy finds its interception in place.
     if let Some(admin) = admin {
         operators.spawn("admin", admin.serve(tasks.flows.stopping().clone()));
     }
     let (name, site) = (&config.node.name, &config.node.site);
     tracing::info!(%name, %site, roles = %identity.identity().roles, version = env!("CARGO_PKG_VERSION"), "running");
-    let signal = signals.next().await;
-    tracing::info!(signal, "stopping");
-    if let Stopped::Cut(tasks) = tasks.flows.stop(Duration::from_secs(STOP_SECONDS)).await {
-        tracing::warn!(tasks, "some tasks did not end in time");
+    Ok(Running { metrics, tasks, operators, core, edge })
+}
+
+/// A node whose roles run. Dropping it stops nothing: the tasks are the runtime's.
+pub struct Running {
+    metrics: Metrics,
+    tasks: Tasks,
+    operators: Drain,
+    core: Option<Endpoint>,
+    edge: Option<edge_role::Started>,
+}
+
+impl Running {
+    /// Returns what the node counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
-    if let Some(store) = edge {
-        store.close().await;
+
+    /// Returns where edges reach this core, with the port that the system chose; `None` without a `[core]`.
+    #[must_use]
+    pub fn core_address(&self) -> Option<SocketAddr> {
+        self.core.as_ref()?.local_addr().ok()
     }
-    if let Some(endpoint) = core {
-        endpoint.close(0u32.into(), b"stopping");
+
+    /// Returns where connections come in, in the order of `[[edge.intercept]]`, with the ports that the system chose.
+    #[must_use]
+    pub fn edge_addresses(&self) -> &[SocketAddr] {
+        self.edge.as_ref().map_or(&[], |edge| &edge.listening)
     }
-    tasks.links.stop(Duration::ZERO).await;
-    operators.stop(Duration::ZERO).await;
-    Ok(())
+
+    /// Ends the flows, then what they needed: the store and the links; the address for operators at last.
+    pub async fn stop(self) {
+        if let Stopped::Cut(tasks) = self.tasks.flows.stop(Duration::from_secs(STOP_SECONDS)).await {
+            tracing::warn!(tasks, "some tasks did not end in time");
+        }
+        if let Some(edge) = self.edge {
+            edge.store.close().await;
+        }
+        if let Some(endpoint) = self.core {
+            endpoint.close(0u32.into(), b"stopping");
+        }
+        self.tasks.links.stop(Duration::ZERO).await;
+        self.operators.stop(Duration::ZERO).await;
+    }
 }
 
 /// The signals that end a node.
-struct Signals {
+#[derive(Debug)]
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// Waits for one and returns its name.
-    async fn next(&mut self) -> &'static str {
+    pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

@@ -132,15 +132,16 @@ impl Samba {
         self.directory.path().join("share")
     }
 
-    /// Fetches a file of the share with `smbclient`, through this address: `smbd`'s own, or an edge's. It blocks.
+    /// Fetches a file of the share with `smbclient`, through this address: `smbd`'s own, or an edge's. When the future
+    /// is dropped, `smbclient` ends.
     ///
     /// # Errors
     /// [`SambaError`] unless the whole file came.
-    pub fn fetch(&self, server: SocketAddr, name: &str) -> Result<Fetched, SambaError> {
+    pub async fn fetch(&self, server: SocketAddr, name: &str) -> Result<Fetched, SambaError> {
         let target = tempfile::NamedTempFile::new_in(self.directory.path())
             .map_err(failed("make a file for smbclient"))?;
         let start = Instant::now();
-        let output = Command::new(&self.programs.smbclient)
+        let output = tokio::process::Command::new(&self.programs.smbclient)
             .arg(format!("//{}/{SHARE}", server.ip()))
             .args(["-p", &server.port().to_string()])
             .arg("-s")
@@ -150,7 +151,9 @@ impl Samba {
             .arg("-c")
             .arg(format!("get \"{name}\" \"{}\"", target.path().display()))
             .stdin(Stdio::null())
+            .kill_on_drop(true)
             .output()
+            .await
             .map_err(failed("run smbclient"))?;
         let elapsed = start.elapsed();
         if !output.status.success() {
@@ -195,12 +198,14 @@ impl Drop for Samba {
 fn spawn_server(programs: &Programs, directory: &Path, port: u16) -> Result<Child, SambaError> {
     let out = File::create(directory.join("out")).map_err(failed("make a log for smbd"))?;
     let error = out.try_clone().map_err(failed("make a log for smbd"))?;
+    // A pipe that nobody writes to: when this process is gone, even by SIGKILL, its end tells smbd to end too.
+    let stdin = Stdio::piped();
     Command::new(&programs.smbd)
         .args(["--foreground", "--no-process-group", "-p", &port.to_string(), "-s"])
         .arg(conf::file(directory))
         .arg("-l")
         .arg(directory)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(out)
         .stderr(error)
         // When it ends, smbd signals its whole group, which must not be ours.

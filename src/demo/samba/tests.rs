@@ -2,23 +2,23 @@
 
 use super::*;
 
-#[test]
-fn a_file_comes_over_smb_with_its_hash_and_as_it_is_after_a_change() {
+#[tokio::test]
+async fn a_file_comes_over_smb_with_its_hash_and_as_it_is_after_a_change() {
     let Some(samba) = start() else { return };
     let mut content: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251).to_le_bytes()[0]).collect();
     for _ in 0..2 {
         content[1_234_567] ^= 0xff;
         fs::write(samba.share().join("file one.bin"), &content).unwrap();
-        let fetched = samba.fetch(samba.address(), "file one.bin").unwrap();
+        let fetched = samba.fetch(samba.address(), "file one.bin").await.unwrap();
         assert_eq!(fetched.bytes, 3_000_000);
         assert_eq!(fetched.sha256[..], Sha256::digest(&content)[..]);
     }
 }
 
-#[test]
-fn a_file_that_is_not_there_is_an_error_in_the_clients_words() {
+#[tokio::test]
+async fn a_file_that_is_not_there_is_an_error_in_the_clients_words() {
     let Some(samba) = start() else { return };
-    let error = samba.fetch(samba.address(), "nothing").unwrap_err();
+    let error = samba.fetch(samba.address(), "nothing").await.unwrap_err();
     assert!(error.to_string().contains("NT_STATUS_OBJECT_NAME_NOT_FOUND"), "{error}");
 }
 
