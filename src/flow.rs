@@ -165,6 +165,8 @@ impl Flow {
     async fn carry(&mut self, leg: &mut TcpStream, buffers: &mut Buffers) -> Result<(), End> {
         let (mut leg_read, mut leg_write) = leg.split();
         let mut jobs = JoinSet::new();
+        // Frames may have come together with the one that opened the flow.
+        self.handle_frames()?;
         loop {
             self.handle_outputs(buffers, &mut jobs)?;
             if buffers.leg_reset {

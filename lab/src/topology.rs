@@ -165,6 +165,10 @@ impl Lab {
         for router in [&self.edge, &self.core] {
             router.sysctl(&FORWARDING)?;
         }
+        if Path::new("/proc/sys/net/bridge").exists() {
+            // With it a gateway cannot use tproxy for what comes over its bridge.
+            self.edge.sysctl(&BRIDGE_FILTER_OFF)?;
+        }
         Ok(())
     }
 
@@ -220,4 +224,6 @@ pub const EDGE_LAN: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 pub const CORE_WAN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
 const TCP: [(&str, &str); 2] = [("ipv4/tcp_no_metrics_save", "1"), ("ipv6/conf/default/accept_dad", "0")];
+const BRIDGE_FILTER_OFF: [(&str, &str); 2] =
+    [("bridge/bridge-nf-call-iptables", "0"), ("bridge/bridge-nf-call-ip6tables", "0")];
 const FORWARDING: [(&str, &str); 2] = [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];

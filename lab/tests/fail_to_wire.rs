@@ -39,6 +39,24 @@ fn new_connections_go_direct_when_the_link_drops_every_packet() {
 }
 
 #[test]
+fn connections_over_a_bridge_whose_packets_tproxy_would_lose_go_direct() {
+    scenario!(["nginx", "curl", "nft", "wanigan"], 1, WAN, |lab| {
+        if !Path::new("/proc/sys/net/bridge").exists() {
+            return Ok(());
+        }
+        lab.edge().sysctl(&[("bridge/bridge-nf-call-iptables", "1")])?;
+        let nginx = Nginx::start(lab)?;
+        let digest = content::write(&nginx.files().join("file"), 31, 1 << 20)?;
+        let pair = Pair::start(lab, Mode::Tproxy, Memory::PLENTY)?;
+        let client = Curl::new(lab.client(0), lab.directory());
+        client.get("file", LIMIT)?.expect(digest)?;
+        let carried = pair.edge.metric("wanigan_lan_bytes_total", "")?;
+        ensure!(carried == 0.0, "{carried} bytes of it went over the link");
+        Ok(())
+    });
+}
+
+#[test]
 fn smb_reconnects_directly_when_the_core_is_killed_in_mid_transfer() {
     scenario!(["smbd", "smbpasswd", "smbclient", "nft", "wanigan"], 1, SLOW, |lab| {
         let smbd = Smbd::start(lab, Signing::Required, Encryption::Off)?;

@@ -41,6 +41,8 @@ struct Plan {
     servers: Vec<IpNet>,
     cores: Vec<IpAddr>,
     listeners: Vec<SocketAddr>,
+    /// Whether packets that come over a bridge pass uncaught (see [`bridges_drop_caught`]).
+    spares_bridges: bool,
 }
 
 impl Rules {
@@ -52,6 +54,12 @@ impl Rules {
         let plan = Plan::new(settings, listeners);
         let port = listeners.first().map_or(settings.listen.port(), SocketAddr::port);
         let route = (!plan.redirect).then(|| PolicyRoute::new(port, listeners));
+        if plan.spares_bridges {
+            tracing::warn!(
+                "connections that come over a bridge go direct: set net.bridge.bridge-nf-call-iptables and \
+                 -ip6tables to 0, or use redirect"
+            );
+        }
         let mut rules = Self { plan, console: None, route };
         rules.apply().await?;
         Ok(rules)
@@ -185,6 +193,7 @@ impl Plan {
             servers: settings.servers.clone(),
             cores: settings.cores.clone(),
             listeners: listeners.to_vec(),
+            spares_bridges: settings.mode == Mode::TProxy && bridges_drop_caught(),
         }
     }
 
@@ -218,6 +227,9 @@ impl Plan {
             "chain catch {{ meta mark and 0xffffff00 == {MARK:#x} return; tcp flags & (fin | syn | rst | ack) != syn \
              return; fib daddr type local return; ip saddr @cores4 return; ip6 saddr @cores6 return; "
         );
+        if self.spares_bridges {
+            chain += "meta iifkind \"bridge\" return; ";
+        }
         for family in FAMILIES {
             if let Some(listener) = self.listeners.iter().find(|listener| family.has(listener.ip())) {
                 let target = self.target(family, *listener);
@@ -332,6 +344,15 @@ const INSTANCE_CHARS_MAX: usize = 64;
 const HANDOVER: Duration = Duration::from_secs(3);
 const HANDOVER_POLL: Duration = Duration::from_millis(50);
 
+/// Returns whether this network namespace filters bridged packets before they reach the bridge's own address: then
+/// the socket that `tproxy` gave a packet is lost on the way up, and every caught connection with it.
+fn bridges_drop_caught() -> bool {
+    ["iptables", "ip6tables"].iter().any(|filter| {
+        let setting = std::fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{filter}"));
+        setting.is_ok_and(|value| value.trim() != "0")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -345,6 +366,7 @@ mod tests {
             servers: vec!["10.2.0.7/16".parse().unwrap(), "fd02::/16".parse().unwrap()],
             cores: vec!["192.0.2.1".parse().unwrap()],
             listeners: listeners.iter().map(|text| text.parse().unwrap()).collect(),
+            spares_bridges: false,
         }
     }
 
