@@ -56,7 +56,10 @@ fn every_file_the_documents_lead_to_is_there() {
 
 fn configurations() -> Vec<Config> {
     let file = Path::new("/etc/wanigan/wanigan.toml");
-    blocks("toml").iter().map(|text| Config::parse(text, file).expect("the README's files are right")).collect()
+    blocks("toml")
+        .iter()
+        .map(|text| Config::parse(text, file).expect("the README's files are right"))
+        .collect()
 }
 
 /// Returns the README's blocks of a language.
