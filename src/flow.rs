@@ -204,8 +204,6 @@ impl Flow {
             Leg::Broken(deadline) => Some(deadline),
             Leg::Whole | Leg::Deaf => None,
         };
-        let timeouts = [self.sending.poll_timeout(), self.receiving.poll_timeout(), broken];
-        let wakeup = timeouts.into_iter().flatten().min();
         let unopened = self.unopened.is_some();
         let link = self.port.link().clone();
         // While the core may be gone, bytes that stay here can still go direct.
@@ -213,7 +211,10 @@ impl Flow {
         let reads_leg = self.sending.wants_input() && buffers.out.is_empty() && !keeps_back;
         if reads_leg {
             buffers.read.reserve(READ_BYTES);
+            self.sending.handle_wait(Instant::now());
         }
+        let timeouts = [self.sending.poll_timeout(), self.receiving.poll_timeout(), broken];
+        let wakeup = timeouts.into_iter().flatten().min();
         tokio::select! {
             count = leg_read.read_buf(&mut buffers.read), if reads_leg => {
                 match count {

@@ -200,6 +200,9 @@ fn run(conversation: &Conversation, site: &mut Site, memory: u64, faults: bool, 
                 }
                 7 if faults => now += Duration::from_micros(dice.below(20_000) as u64),
                 8 => {
+                    if node.sending.wants_input() {
+                        node.sending.handle_wait(now);
+                    }
                     node.sending.handle_timeout(now);
                     node.receiving.handle_timeout(now);
                 }

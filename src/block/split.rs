@@ -3,7 +3,7 @@
 //! It takes the bytes of one direction with the spans a shim made of them and gives pieces in the same order: opaque
 //! bytes, and candidates for blocks. A candidate is the part of one READ, body or chunk that lies in one cell of the
 //! grid. The splitter holds at most one cell, and only while more content of the cell can follow at once: it is given
-//! up when the content ends, when other bytes come between, or after [`HOLD`] without bytes.
+//! up when the content ends, when other bytes come between, or after [`HOLD`] of waiting for bytes that do not come.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -20,8 +20,9 @@ pub const CELL_BYTES: usize = 64 << 10;
 /// Content shorter than this costs less as it is than by reference.
 pub const BLOCK_BYTES_MIN: usize = 4 << 10;
 
-/// How long an unfinished cell waits for its next bytes.
-pub const HOLD: Duration = Duration::from_millis(5);
+/// How long an unfinished cell waits for its next bytes: longer than a server's read from a disk takes, shorter than
+/// anyone notices on a WAN.
+pub const HOLD: Duration = Duration::from_millis(20);
 
 /// Bytes of a flow, cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +50,7 @@ impl Splitter {
     ///
     /// # Panics
     /// If the spans do not sum to the bytes, which is a bug of the shim.
-    pub fn handle_input(&mut self, mut bytes: Bytes, spans: &[Span], now: Instant) {
+    pub fn handle_input(&mut self, mut bytes: Bytes, spans: &[Span]) {
         for span in spans {
             let run = bytes.split_to(span.len);
             match span.kind {
@@ -62,7 +63,14 @@ impl Splitter {
             }
         }
         assert!(bytes.is_empty(), "a shim's spans cover its input");
-        self.deadline = (!self.held.is_empty()).then(|| now + HOLD);
+        self.deadline = None;
+    }
+
+    /// Begins to wait for the next bytes. Until this is called a pause is ours, not the server's.
+    pub fn handle_wait(&mut self, now: Instant) {
+        if self.deadline.is_none() && !self.held.is_empty() {
+            self.deadline = Some(now + HOLD);
+        }
     }
 
     /// Gives up waiting for the rest of a cell when its time has come.
@@ -162,8 +170,11 @@ mod tests {
     fn what_is_held_goes_on_after_a_pause_and_so_does_the_rest_of_its_cell() {
         let start = Instant::now();
         let mut splitter = Splitter::default();
-        splitter.handle_input(Bytes::from(vec![1; 10_000]), &[Span::content(10_000, 0, false)], start);
+        splitter.handle_input(Bytes::from(vec![1; 10_000]), &[Span::content(10_000, 0, false)]);
         assert_eq!(splitter.poll_piece(), None);
+        assert_eq!(splitter.poll_timeout(), None);
+        splitter.handle_wait(start);
+        splitter.handle_wait(start + HOLD / 2);
         assert_eq!(splitter.poll_timeout(), Some(start + HOLD));
         splitter.handle_timeout(start + HOLD);
         assert_eq!(splitter.poll_piece(), Some(Piece::Opaque(vec![1; 10_000].into(), OpaqueReason::Stalled)));
@@ -171,7 +182,6 @@ mod tests {
         splitter.handle_input(
             Bytes::from(vec![2; rest + CELL_BYTES]),
             &[Span::content(rest + CELL_BYTES, 10_000, true)],
-            start + HOLD,
         );
         assert_eq!(splitter.poll_piece(), Some(Piece::Opaque(vec![2; rest].into(), OpaqueReason::Stalled)));
         assert_eq!(splitter.poll_piece(), Some(Piece::Content(vec![2; CELL_BYTES].into())));
@@ -201,7 +211,6 @@ mod tests {
 
     /// Feeds bytes that count up, in inputs of the given lengths over and over.
     fn split(spans: &[Span], cuts: &[usize]) -> Vec<Piece> {
-        let now = Instant::now();
         let mut splitter = Splitter::default();
         let total: usize = spans.iter().map(|span| span.len).sum();
         let bytes: Bytes = (0..total).map(|i| (i % 251) as u8).collect();
@@ -211,7 +220,7 @@ mod tests {
                 break;
             }
             let end = total.min(at + cut);
-            splitter.handle_input(bytes.slice(at..end), &take_spans(&mut spans, end - at), now);
+            splitter.handle_input(bytes.slice(at..end), &take_spans(&mut spans, end - at));
             at = end;
         }
         splitter.handle_end();

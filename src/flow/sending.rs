@@ -96,8 +96,13 @@ impl Sending {
     /// Takes bytes that were read from the leg, partitioned by `spans`.
     pub fn handle_input(&mut self, bytes: Bytes, spans: &[Span], now: Instant) {
         self.last_activity = now;
-        self.splitter.handle_input(bytes, spans, now);
+        self.splitter.handle_input(bytes, spans);
         self.take_pieces();
+    }
+
+    /// The leg is being read and has nothing to say at this moment.
+    pub fn handle_wait(&mut self, now: Instant) {
+        self.splitter.handle_wait(now);
     }
 
     /// The leg ended in good order.
