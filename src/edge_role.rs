@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use quinn::crypto::rustls::QuicClientConfig;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span, info, warn};
 use wanigan_parsers::Direction;
@@ -84,6 +85,7 @@ pub async fn start(
         routes: settings.routes.clone(),
         links,
         store: store.clone(),
+        flow_permits: Semaphore::new(config.limits.flows as usize),
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
         metrics: metrics.clone(),
@@ -213,6 +215,8 @@ pub struct Edge {
     pub links: HashMap<CoreAddress, CoreLink>,
     /// Blocks.
     pub store: Store,
+    /// Flows at once, over all links; each core has a limit of its own.
+    pub flow_permits: Semaphore,
     /// Memory for flows.
     pub budget: Budget,
     /// Limit of retained bytes of one flow.
@@ -270,10 +274,14 @@ impl Edge {
     }
 
     async fn carry(&self, mut leg: TcpStream, client: ClientAddr, server: ServerAddr, link: &Link) {
-        let Some(flow) = self.open(client, server, link).await else {
+        let permit = self.flow_permits.try_acquire();
+        let flow = if permit.is_ok() { self.open(client, server, link).await } else { None };
+        let Some(flow) = flow else {
             return self.relay_directly(leg, server, Bytes::new(), DirectReason::Overload).await;
         };
-        match flow.run(&mut leg).await {
+        let end = flow.run(&mut leg).await;
+        drop(permit);
+        match end {
             End::Done => {}
             End::Reset(_) => relay::reset(leg),
             End::Unheard(first) if first.is_empty() => {
