@@ -98,14 +98,16 @@ pub async fn start(
         let mut source = Interceptor::bind(wanted)
             .await
             .map_err(|error| EdgeStartError::Intercept(intercept.listen, error))?;
-        if let Some(rules) = source.take_rules() {
-            tasks.flows.spawn("rules", keep_rules(rules, tasks.flows.stopping().clone()));
-        }
         listening.extend(source.local_addrs());
         info!(listen = %intercept.listen, "intercepting");
         let (edge, stopping) = (Arc::clone(&edge), tasks.flows.stopping().clone());
+        // The rules go before the listener they lead to, or clients would be refused in between.
+        let uncaught = match source.take_rules() {
+            Some(rules) => keep_rules(rules, stopping, tasks),
+            None => stopping,
+        };
         tasks.flows.spawn("accept", async move {
-            stopping.run_until_cancelled(serve(edge, source)).await;
+            uncaught.run_until_cancelled(serve(edge, source)).await;
         });
     }
     Ok(Some(Started { store, listening }))
@@ -193,15 +195,26 @@ fn intercept_settings(
     }
 }
 
-/// Brings the rules back when something else took them away, until the node stops; then they go.
-async fn keep_rules(mut rules: Rules, stopping: CancellationToken) {
-    while let Some(lost) = stopping.run_until_cancelled(rules.lost()).await {
+/// Brings the rules back when something else took them away, until the node stops; then they go. Returns what is
+/// cancelled once they have gone.
+fn keep_rules(mut rules: Rules, stopping: CancellationToken, tasks: &Tasks) -> CancellationToken {
+    let gone = CancellationToken::new();
+    let uncaught = gone.clone();
+    tasks.flows.spawn("rules", async move {
+        stopping.run_until_cancelled(restore_rules(&mut rules)).await;
+        drop(rules);
+        gone.cancel();
+    });
+    uncaught
+}
+
+async fn restore_rules(rules: &mut Rules) {
+    loop {
+        let lost = rules.lost().await;
         warn!(error = &lost as &dyn std::error::Error, "interception rules were lost");
         while let Err(error) = rules.apply().await {
             warn!(error = &error as &dyn std::error::Error, "interception rules cannot be applied");
-            if stopping.run_until_cancelled(tokio::time::sleep(RULES_RETRY)).await.is_none() {
-                return;
-            }
+            tokio::time::sleep(RULES_RETRY).await;
         }
         info!("interception rules are back");
     }
