@@ -97,7 +97,7 @@ impl ServerSecret {
     pub fn mint(&self, bytes: Bytes) -> Block {
         let digest = digest(&bytes);
         let secret = Secret(hmac(&self.key, &[b"wanigan secret v1", &digest.0]));
-        let len = u32::try_from(bytes.len()).expect("a splitter makes blocks of at most 1 MiB");
+        let len = u32::try_from(bytes.len()).expect("a splitter makes blocks far below 4 GiB");
         Block { reference: Reference { digest, secret, key: self.id, len }, bytes }
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use quinn::crypto::rustls::QuicClientConfig;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, debug_span, info, warn};
 use wanigan_parsers::Direction;
@@ -84,6 +85,7 @@ pub async fn start(
         routes: settings.routes.clone(),
         links,
         store: store.clone(),
+        flow_permits: Semaphore::new(config.limits.flows as usize),
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
         metrics: metrics.clone(),
@@ -96,14 +98,16 @@ pub async fn start(
         let mut source = Interceptor::bind(wanted)
             .await
             .map_err(|error| EdgeStartError::Intercept(intercept.listen, error))?;
-        if let Some(rules) = source.take_rules() {
-            tasks.flows.spawn("rules", keep_rules(rules, tasks.flows.stopping().clone()));
-        }
         listening.extend(source.local_addrs());
         info!(listen = %intercept.listen, "intercepting");
         let (edge, stopping) = (Arc::clone(&edge), tasks.flows.stopping().clone());
+        // The rules go before the listener they lead to, or clients would be refused in between.
+        let uncaught = match source.take_rules() {
+            Some(rules) => keep_rules(rules, stopping, tasks),
+            None => stopping,
+        };
         tasks.flows.spawn("accept", async move {
-            stopping.run_until_cancelled(serve(edge, source)).await;
+            uncaught.run_until_cancelled(serve(edge, source)).await;
         });
     }
     Ok(Some(Started { store, listening }))
@@ -191,15 +195,26 @@ fn intercept_settings(
     }
 }
 
-/// Brings the rules back when something else took them away, until the node stops; then they go.
-async fn keep_rules(mut rules: Rules, stopping: CancellationToken) {
-    while let Some(lost) = stopping.run_until_cancelled(rules.lost()).await {
+/// Brings the rules back when something else took them away, until the node stops; then they go. Returns what is
+/// cancelled once they have gone.
+fn keep_rules(mut rules: Rules, stopping: CancellationToken, tasks: &Tasks) -> CancellationToken {
+    let gone = CancellationToken::new();
+    let uncaught = gone.clone();
+    tasks.flows.spawn("rules", async move {
+        stopping.run_until_cancelled(restore_rules(&mut rules)).await;
+        drop(rules);
+        gone.cancel();
+    });
+    uncaught
+}
+
+async fn restore_rules(rules: &mut Rules) {
+    loop {
+        let lost = rules.lost().await;
         warn!(error = &lost as &dyn std::error::Error, "interception rules were lost");
         while let Err(error) = rules.apply().await {
             warn!(error = &error as &dyn std::error::Error, "interception rules cannot be applied");
-            if stopping.run_until_cancelled(tokio::time::sleep(RULES_RETRY)).await.is_none() {
-                return;
-            }
+            tokio::time::sleep(RULES_RETRY).await;
         }
         info!("interception rules are back");
     }
@@ -213,6 +228,8 @@ pub struct Edge {
     pub links: HashMap<CoreAddress, CoreLink>,
     /// Blocks.
     pub store: Store,
+    /// Flows at once, over all links; each core has a limit of its own.
+    pub flow_permits: Semaphore,
     /// Memory for flows.
     pub budget: Budget,
     /// Limit of retained bytes of one flow.
@@ -270,10 +287,14 @@ impl Edge {
     }
 
     async fn carry(&self, mut leg: TcpStream, client: ClientAddr, server: ServerAddr, link: &Link) {
-        let Some(flow) = self.open(client, server, link).await else {
+        let permit = self.flow_permits.try_acquire();
+        let flow = if permit.is_ok() { self.open(client, server, link).await } else { None };
+        let Some(flow) = flow else {
             return self.relay_directly(leg, server, Bytes::new(), DirectReason::Overload).await;
         };
-        match flow.run(&mut leg).await {
+        let end = flow.run(&mut leg).await;
+        drop(permit);
+        match end {
             End::Done => {}
             End::Reset(_) => relay::reset(leg),
             End::Unheard(first) if first.is_empty() => {

@@ -40,6 +40,7 @@ use crate::shim::{Shim, Span};
 use crate::store::Store;
 use crate::wan::frames::{READ_BYTES, push_frame};
 use crate::wan::session::Hearing;
+use crate::wan::transport::STREAM_WINDOW;
 use crate::wan::{FetchRequest, FlowPort, FlowStream, LinkError, Progress, code};
 
 /// How a flow ended.
@@ -516,6 +517,9 @@ async fn sleep_until_some(deadline: Option<Instant>) {
         None => pending().await,
     }
 }
+
+/// A flow's credit is what stops its sender, never the stream's own window.
+const _: () = assert!(window::CREDIT_MAX < STREAM_WINDOW);
 
 /// How long what a leg said before its reset may take to the other side.
 const BROKEN_GRACE: Duration = Duration::from_secs(10);

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use crate::addr::{ClientAddr, ServerAddr};
 use crate::fault::AcceptFault;
 use crate::relay;
+pub use crate::relay::MARK;
 
 mod explicit;
 mod listener;
@@ -34,10 +35,6 @@ mod transparent;
 
 pub use explicit::{FixedServer, FixedServerError};
 pub use nft::Rules;
-
-/// The firewall mark (`SO_MARK`) of every connection Wanigan dials, so that its rules never catch them. The low
-/// byte is not compared.
-pub const MARK: u32 = 0x7761_6e00;
 
 /// A connection that came in.
 #[derive(Debug)]

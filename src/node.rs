@@ -73,16 +73,20 @@ pub async fn start(config: &Config) -> Result<Running, NodeError> {
     let (metrics, tasks) = (Metrics::new(), Tasks::default());
     // Operators are answered while the roles' tasks end, so this is not one of them.
     let operators = Drain::new();
-    if let Some(listen) = config.admin.listen {
-        let admin = Admin::bind(listen, metrics.registry().clone()).await?;
-        operators.spawn("admin", admin.serve(tasks.flows.stopping().clone()));
-    }
+    let admin = match config.admin.listen {
+        Some(listen) => Some(Admin::bind(listen, metrics.registry().clone()).await?),
+        None => None,
+    };
     let memory = config.limits.memory.as_u64();
     let budget = Budget::new(memory, metrics.memory_bytes.clone());
     metrics.memory_limit_bytes.set(i64::try_from(memory).unwrap_or(i64::MAX));
     // The core first: a node with both roles may be its own edge's core.
     let core = core_role::start(config, &identity, &budget, &metrics, &tasks)?;
     let edge = edge_role::start(config, &identity, &budget, &metrics, &tasks).await?;
+    // Who finds the node healthy finds its interception in place.
+    if let Some(admin) = admin {
+        operators.spawn("admin", admin.serve(tasks.flows.stopping().clone()));
+    }
     let (name, site) = (&config.node.name, &config.node.site);
     tracing::info!(%name, %site, roles = %identity.identity().roles, version = env!("CARGO_PKG_VERSION"), "running");
     Ok(Running { metrics, tasks, operators, core, edge })

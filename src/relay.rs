@@ -17,7 +17,10 @@ use wanigan_parsers::Direction;
 
 use crate::addr::ServerAddr;
 use crate::fault::ResetReason;
-use crate::intercept::MARK;
+
+/// The firewall mark (`SO_MARK`) of every connection Wanigan dials, so that its interception rules never catch them.
+/// The low byte is not compared.
+pub const MARK: u32 = 0x7761_6e00;
 
 /// What became of a relayed connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

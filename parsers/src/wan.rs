@@ -46,11 +46,12 @@ use nom::{IResult, Parser};
 /// The protocol version this crate reads and writes.
 pub const VERSION: u16 = 1;
 
-/// The longest block a reference may name, in bytes. It stays well below what a sender retains for a flow.
-pub const BLOCK_BYTES_MAX: usize = 1 << 20;
+/// The longest block a reference may name, in bytes. Every flow has room for one such block at its head, and it stays
+/// well below what a sender retains for a flow.
+pub const BLOCK_BYTES_MAX: usize = 128 << 10;
 
 /// The longest LITERAL, in bytes.
-pub const LITERAL_BYTES_MAX: usize = 256 << 10;
+pub const LITERAL_BYTES_MAX: usize = 128 << 10;
 
 /// The most references one FETCH may name.
 pub const FETCH_NUMBERS_MAX: usize = 256;

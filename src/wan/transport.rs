@@ -17,11 +17,13 @@ use quinn::{
 use socket2::{Domain, Socket, Type};
 
 use super::session::{DEAD_AFTER, KEEP_ALIVE};
-use crate::flow::window::CREDIT_MAX;
 use crate::metrics::Metrics;
 
 /// Streams for fetches that exist beside those for flows; one more is for control.
 pub const FETCH_STREAMS: u32 = 256;
+
+/// Receive window of a stream, in bytes: wider than any credit a flow gives, so that it never stops one.
+pub const STREAM_WINDOW: u64 = 16 << 20;
 
 /// Congestion control of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +66,8 @@ pub fn transport_config(settings: &TransportSettings) -> Arc<TransportConfig> {
     config
         .max_concurrent_bidi_streams(streams.into())
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u64(2 * CREDIT_MAX).expect("far below 2^62"))
-        .receive_window(VarInt::from_u64(settings.memory_bytes.max(4 * CREDIT_MAX)).unwrap_or(VarInt::MAX))
+        .stream_receive_window(VarInt::from_u64(STREAM_WINDOW).expect("far below 2^62"))
+        .receive_window(VarInt::from_u64(settings.memory_bytes.max(2 * STREAM_WINDOW)).unwrap_or(VarInt::MAX))
         .send_window(SEND_WINDOW)
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(Some(IdleTimeout::try_from(DEAD_AFTER).expect("ten seconds are a valid timeout")))
