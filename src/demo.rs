@@ -26,6 +26,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use self::content_server::ContentServer;
 use self::nodes::{Nodes, NodesError};
 use self::samba::{Samba, SambaError};
@@ -123,6 +125,9 @@ pub enum DemoError {
     /// An edge relayed a connection directly, so the WAN's figures say nothing.
     #[error("{0}: the edge relayed the connection past the core")]
     PastTheWan(String),
+    /// A read did not end.
+    #[error("{0}: not done after {READ_TIMEOUT:?}")]
+    Stuck(String),
     /// Standard output.
     #[error("print")]
     Print(#[from] io::Error),
@@ -198,9 +203,10 @@ async fn read(
         Some(edge) => (nodes.address(edge, index), &|| nodes.wan().bytes()),
     };
     let before = bytes();
-    let fetched = match server.fetch(through).await {
-        Ok(fetched) => fetched,
-        Err(source) => return Err(DemoError::Server { action, source }),
+    let fetched = match timeout(READ_TIMEOUT, server.fetch(through)).await {
+        Ok(Ok(fetched)) => fetched,
+        Ok(Err(source)) => return Err(DemoError::Server { action, source }),
+        Err(_) => return Err(DemoError::Stuck(action)),
     };
     // What a read still sends after its last byte: acknowledgements, the end of the flow.
     tokio::time::sleep(shape.one_way_delay * 4 + ACKNOWLEDGED_AFTER).await;
@@ -297,6 +303,9 @@ impl fmt::Display for Causes<'_> {
         causes.into_iter().try_for_each(|cause| write!(f, ": {cause}"))
     }
 }
+
+/// How long one read may take: many times what the default file needs.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The longest that QUIC waits with an acknowledgement (RFC 9000 section 13.2.1: 25 ms), and a few timers' slack.
 const ACKNOWLEDGED_AFTER: Duration = Duration::from_millis(60);
