@@ -1,4 +1,5 @@
-//! What shims mark in streams made by hand and in recorded ones, under any segmentation.
+//! What shims mark in streams made by hand and in recorded ones, under any segmentation, and what the two halves of a
+//! flow make of it.
 
 // `cfg(test)` tells clippy that helpers may unwrap, too.
 #[cfg(test)]
@@ -13,6 +14,9 @@ mod detecting;
 #[cfg(test)]
 #[path = "shims/messages.rs"]
 mod messages;
+#[cfg(test)]
+#[path = "shims/pair.rs"]
+mod pair;
 #[cfg(test)]
 #[path = "shims/smb2.rs"]
 mod smb2;

@@ -19,6 +19,8 @@ use wanigan::shim::detecting::Detecting;
 use wanigan_parsers::Direction;
 use wanigan_parsers::wan::Frame;
 
+use crate::capture::connections;
+
 /// One node of the flow.
 struct Node {
     shim: Detecting,
@@ -119,7 +121,8 @@ fn run(conversation: &Conversation, site: &mut Site, memory: u64, faults: bool, 
         let before = progress(&edge, &core, &spoken);
         for _ in 0..8 {
             let event = dice.below(9);
-            let amount_max = [90_000, 40][dice.below(2)];
+            let amount_max = dice.amount_max;
+            let amount_max = amount_max.unwrap_or([90_000, 40][dice.below(2)]);
             let amount = 1 + dice.below(amount_max);
             let (node, other) =
                 if dice.below(2) == 0 { (&mut edge, &mut core) } else { (&mut core, &mut edge) };
@@ -236,14 +239,22 @@ fn progress(edge: &Node, core: &Node, spoken: &[usize; 2]) -> [usize; 6] {
 }
 
 /// Decisions from a seed, the same on every machine (xorshift64).
-struct Dice(u64);
+struct Dice {
+    state: u64,
+    /// The most bytes that a leg gives or takes at once; by turns many and few without it.
+    amount_max: Option<usize>,
+}
 
 impl Dice {
+    fn new(seed: u64) -> Self {
+        Self { state: seed | 1, amount_max: None }
+    }
+
     fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        (self.state % limit as u64) as usize
     }
 }
 
@@ -275,7 +286,7 @@ fn http_conversation(file: &[u8], sizes: &[usize]) -> Conversation {
 }
 
 fn file(len: usize, seed: u64) -> Vec<u8> {
-    let mut dice = Dice(seed | 1);
+    let mut dice = Dice::new(seed);
     (0..len).map(|_| dice.below(256) as u8).collect()
 }
 
@@ -283,14 +294,62 @@ fn file(len: usize, seed: u64) -> Vec<u8> {
 fn a_second_read_crosses_as_references() {
     let file = file(600_000, 5);
     let mut site = site();
-    let cold = run(&http_conversation(&file, &[600_000]), &mut site, 64 << 20, false, &mut Dice(1));
-    let warm = run(&http_conversation(&file, &[600_000]), &mut site, 64 << 20, false, &mut Dice(2));
+    let cold = run(&http_conversation(&file, &[600_000]), &mut site, 64 << 20, false, &mut Dice::new(1));
+    let warm = run(&http_conversation(&file, &[600_000]), &mut site, 64 << 20, false, &mut Dice::new(2));
     assert_eq!(cold, 0);
     assert_eq!(warm, 600_000_usize.div_ceil(65_536));
 }
 
+/// The connections of the recorded cases, as conversations.
+fn recorded() -> Vec<Conversation> {
+    let cases = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pcaps");
+    let mut files: Vec<_> =
+        std::fs::read_dir(cases).unwrap().map(|case| case.unwrap().path().join("input.pcap")).collect();
+    files.sort();
+    let connections = files.iter().flat_map(|file| connections(&std::fs::read(file).unwrap()));
+    connections.map(|connection| connection.runs).collect()
+}
+
+#[test]
+fn recorded_flows_pass_a_byte_at_a_time() {
+    let shortest =
+        recorded().into_iter().min_by_key(|turns| turns.iter().map(|turn| turn.1.len()).sum::<usize>());
+    let mut site = site();
+    for seed in [3, 4] {
+        let mut dice = Dice { amount_max: Some(1), ..Dice::new(seed) };
+        run(shortest.as_ref().unwrap(), &mut site, 1 << 20, false, &mut dice);
+    }
+}
+
+#[test]
+fn recorded_reads_cross_as_references_the_second_time() {
+    for conversation in recorded() {
+        let mut site = site();
+        let cold = run(&conversation, &mut site, 64 << 20, false, &mut Dice::new(1));
+        let warm = run(&conversation, &mut site, 64 << 20, false, &mut Dice::new(2));
+        let encrypted = conversation.iter().any(|(_, bytes)| bytes.get(4..8) == Some(b"\xfdSMB"));
+        assert_eq!(warm > cold, !encrypted, "{cold} references, then {warm}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn recorded_flows_come_out_as_they_went_in(
+        which in 0usize..16,
+        seed in 1u64..u64::MAX,
+        memory_kib in 300u64..3_000,
+        amount in proptest::option::of(1usize..2_000),
+    ) {
+        let conversations = recorded();
+        let conversation = &conversations[which % conversations.len()];
+        let mut site = site();
+        let mut dice = Dice { amount_max: amount, ..Dice::new(seed) };
+        for _ in 0..2 {
+            run(conversation, &mut site, memory_kib << 10, true, &mut dice);
+        }
+    }
 
     #[test]
     fn each_leg_gets_what_the_other_gave(
@@ -301,7 +360,7 @@ proptest! {
     ) {
         let conversation = http_conversation(&file(len, seed), &sizes);
         let mut site = site();
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         for _ in 0..3 {
             run(&conversation, &mut site, memory_kib << 10, true, &mut dice);
         }
@@ -316,6 +375,6 @@ proptest! {
             .iter()
             .map(|(up, len)| (if *up { Direction::ToServer } else { Direction::ToClient }, file(*len, seed)))
             .collect();
-        run(&conversation, &mut site(), 1 << 20, true, &mut Dice(seed));
+        run(&conversation, &mut site(), 1 << 20, true, &mut Dice::new(seed));
     }
 }
