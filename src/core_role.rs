@@ -22,7 +22,6 @@ use crate::block::ServerSecret;
 use crate::budget::Budget;
 use crate::config::{AllowServers, Config};
 use crate::drain::Tasks;
-use crate::edge_role::transport_settings;
 use crate::flow::receiving::Receiving;
 use crate::flow::sending::{Minter, Sending};
 use crate::flow::window::Window;
@@ -36,7 +35,7 @@ use crate::shim::detecting::Detecting;
 use crate::store::Store;
 use crate::wan::frames::{FrameReader, READ_BYTES, StreamError, read_frame};
 use crate::wan::session::choose_version;
-use crate::wan::transport::{bind_server, transport_config};
+use crate::wan::transport::{TransportSettings, bind_server, transport_config};
 use crate::wan::{FlowStream, Link, LinkError, Terms};
 
 /// Why a core did not start.
@@ -67,7 +66,7 @@ pub fn start(
     let crypto =
         QuicServerConfig::try_from(identity.core_tls()).expect("TLS 1.3 has the initial cipher suite");
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    server.transport_config(transport_config(&transport_settings(config)));
+    server.transport_config(transport_config(&TransportSettings::of(config)));
     let listen = settings.listen;
     let endpoint = bind_server(listen, server, &reset_key(&secret), metrics)
         .map_err(|error| CoreStartError::Listen(listen, error))?;

@@ -36,8 +36,9 @@ use crate::pki::{CORE_SERVER_NAME, NodeIdentity};
 use crate::relay;
 use crate::shim::detecting::Detecting;
 use crate::store::{Store, StoreConfig, StoreError};
-use crate::wan::transport::{Congestion, TransportSettings, transport_config};
-use crate::wan::{CoreLink, CoreLinkSettings, Hello, Link};
+use crate::wan::core_link::{CoreLink, CoreLinkSettings};
+use crate::wan::transport::{TransportSettings, transport_config};
+use crate::wan::{Hello, Link};
 
 /// Why an edge did not start.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +125,7 @@ fn start_links(
     let crypto =
         QuicClientConfig::try_from(identity.edge_tls()).expect("TLS 1.3 has the initial cipher suite");
     let mut client = quinn::ClientConfig::new(Arc::new(crypto));
-    client.transport_config(transport_config(&transport_settings(config)));
+    client.transport_config(transport_config(&TransportSettings::of(config)));
     let hello = Hello { store: store.id(), stores: true, shares: false };
     settings
         .routes
@@ -139,19 +140,6 @@ fn start_links(
             (core.clone(), CoreLink::start(wanted, metrics.clone(), &tasks.links))
         })
         .collect()
-}
-
-/// Returns the transport's settings of a node, for either role.
-#[must_use]
-pub fn transport_settings(config: &Config) -> TransportSettings {
-    TransportSettings {
-        flows: config.limits.flows,
-        memory_bytes: config.limits.memory.as_u64(),
-        congestion: match config.link.congestion {
-            config::Congestion::Cubic => Congestion::Cubic,
-            config::Congestion::Bbr => Congestion::Bbr,
-        },
-    }
 }
 
 /// Looks up the cores, for the rules that exempt them. A name without an address at this moment is exempted by

@@ -1,7 +1,7 @@
 //! The link between an edge and a core: one QUIC connection, kept warm by the edge.
 //!
 //! The edge opens every stream: first the control stream (hello, then PROGRESS both ways), then one a flow and short
-//! ones for fetches. A [`Link`] is a cheap handle to one connection; a [`CoreLink`] is the edge's standing wish to
+//! ones for fetches. A [`Link`] is a cheap handle to one connection; a [`core_link::CoreLink`] is the edge's standing wish to
 //! have one, which it meets again after every loss.
 //!
 //! What keeps it from ever waiting on itself: the task that reads the control stream only notes totals in the flows'
@@ -18,12 +18,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
 use wanigan_parsers::wan::{FETCH_NUMBERS_MAX, Frame, FrameError, KeyId, Refusal, StreamKind, VERSION};
 
+pub mod core_link;
 pub mod frames;
 pub mod session;
 pub mod transport;
@@ -32,7 +32,6 @@ use self::frames::{FrameReader, READ_BYTES, StreamError, push_frame, read_frame}
 use self::session::{Hearing, Liveness, VERSION_MIN};
 use self::transport::FETCH_STREAMS;
 use crate::drain::Drain;
-use crate::metrics::Metrics;
 
 /// Codes of reset streams: why a flow was reset, for the other side's metrics.
 pub mod code {
@@ -448,129 +447,6 @@ async fn read_control(link: &Link, mut recv: RecvStream, mut reader: FrameReader
     }
 }
 
-/// The edge's link to one core, made again whenever it is lost.
-#[derive(Debug, Clone)]
-pub struct CoreLink {
-    current: watch::Receiver<Option<Link>>,
-}
-
-/// What it takes to make a link to a core.
-#[derive(Debug, Clone)]
-pub struct CoreLinkSettings {
-    /// `host:port` of the core.
-    pub core: String,
-    /// The name the core's certificate must have.
-    pub server_name: &'static str,
-    /// Certificates and transport.
-    pub client: quinn::ClientConfig,
-    /// What to say.
-    pub hello: Hello,
-}
-
-impl CoreLink {
-    /// Starts to keep a link.
-    #[must_use]
-    pub fn start(settings: CoreLinkSettings, metrics: Metrics, drain: &Drain) -> Self {
-        let (sender, current) = watch::channel(None);
-        let tasks = drain.clone();
-        drain.spawn("core link", async move {
-            let stopping = tasks.stopping().clone();
-            stopping.run_until_cancelled(keep_link(settings, &sender, &metrics, &tasks)).await;
-        });
-        Self { current }
-    }
-
-    /// Returns the link if it stands and the core was heard lately.
-    #[must_use]
-    pub fn current(&self) -> Option<Link> {
-        self.current.borrow().clone().filter(|link| link.hearing() != Hearing::Lost)
-    }
-
-    /// Waits until there is a link.
-    pub async fn up(&mut self) {
-        let _ = self.current.wait_for(Option::is_some).await;
-    }
-}
-
-async fn keep_link(
-    settings: CoreLinkSettings,
-    current: &watch::Sender<Option<Link>>,
-    metrics: &Metrics,
-    drain: &Drain,
-) {
-    let core = settings.core.clone();
-    let mut link = connect_until_up(&settings, metrics, drain).await;
-    loop {
-        info!(core, rtt_ms = link.rtt().as_millis(), "link is up");
-        metrics.links_up.inc();
-        current.send_replace(Some(link.clone()));
-        link.unheard().await;
-        metrics.links_up.dec();
-        current.send_replace(None);
-        warn!(core, "core is not heard; new connections go direct");
-        let again = link.clone();
-        link = tokio::select! {
-            link = connect_until_up(&settings, metrics, drain) => link,
-            () = heard_again(&again) => again,
-        };
-    }
-}
-
-async fn heard_again(link: &Link) {
-    let mut hearing = link.0.hearing.subscribe();
-    let heard = hearing.wait_for(|hearing| *hearing != Hearing::Lost).await.is_ok();
-    if !heard || link.hearing() == Hearing::Lost {
-        std::future::pending::<()>().await;
-    }
-}
-
-async fn connect_until_up(settings: &CoreLinkSettings, metrics: &Metrics, drain: &Drain) -> Link {
-    let mut wait = RETRY_MIN;
-    let mut told = false;
-    loop {
-        match connect(settings, metrics, drain).await {
-            Ok(link) => {
-                let watched = link.clone();
-                let core = settings.core.clone();
-                drain.spawn("link", async move {
-                    let reason = watched.watch_liveness().await;
-                    debug!(core, %reason, "connection ended");
-                });
-                return link;
-            }
-            Err(error) if !told => {
-                told = true;
-                warn!(core = settings.core, error = &error as &dyn std::error::Error, "no link");
-            }
-            Err(error) => {
-                debug!(core = settings.core, error = &error as &dyn std::error::Error, "no link yet");
-            }
-        }
-        sleep(wait).await;
-        wait = (wait * 2).min(RETRY_MAX);
-    }
-}
-
-async fn connect(settings: &CoreLinkSettings, metrics: &Metrics, drain: &Drain) -> Result<Link, LinkError> {
-    let core = &settings.core;
-    let address = tokio::net::lookup_host(core)
-        .await
-        .map_err(|error| LinkError::Resolve(core.clone(), error))?
-        .next()
-        .ok_or_else(|| LinkError::NoAddress(core.clone()))?;
-    // A socket of its own for each attempt: a new local port gets past a firewall that lost its state.
-    let endpoint: Endpoint = transport::bind_client(address.is_ipv6(), metrics)
-        .map_err(|error| LinkError::Resolve(core.clone(), error))?;
-    let attempt = async {
-        let connection = endpoint
-            .connect_with(settings.client.clone(), address, settings.server_name)
-            .map_err(|error| LinkError::Connect(address, error))?
-            .await?;
-        Link::greet(connection, settings.hello, drain).await
-    };
-    timeout(CONNECT_DEADLINE, attempt).await.map_err(|_| LinkError::TimedOut(CONNECT_DEADLINE))?
-}
-
 /// Polls a future once.
 async fn at_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|context| match future.as_mut().poll(context) {
@@ -598,13 +474,6 @@ const FETCH_PRIORITY: i32 = 1;
 
 /// How long a fetch may take before its flow is given up.
 const FETCH_DEADLINE: Duration = Duration::from_secs(30);
-
-/// How long a connection with its hello may take.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
-
-/// Pause between attempts, doubled after each.
-const RETRY_MIN: Duration = Duration::from_millis(200);
-const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// How often the count of datagrams is looked at.
 const LIVENESS_TICK: Duration = Duration::from_millis(200);

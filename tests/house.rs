@@ -25,7 +25,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "demo",
         &["budget", "config", "core_role", "drain", "edge_role", "metrics", "node", "pki", "store", "wan"],
     ),
-    // The edge's transport settings serve both roles.
     (
         "core_role",
         &[
@@ -34,7 +33,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "budget",
             "config",
             "drain",
-            "edge_role",
             "flow",
             "matching",
             "metrics",
@@ -66,7 +64,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("flow", &["block", "budget", "fault", "matching", "metrics", "relay", "shim", "store", "wan"]),
     ("intercept", &["addr", "fault", "relay"]),
-    ("wan", &["drain", "metrics"]),
+    ("wan", &["config", "drain", "metrics"]),
     ("store", &["block", "metrics"]),
     ("matching", &["block"]),
     // The splitter takes a shim's spans.

@@ -17,6 +17,7 @@ use quinn::{
 use socket2::{Domain, Socket, Type};
 
 use super::session::{DEAD_AFTER, KEEP_ALIVE};
+use crate::config::{Config, Congestion};
 use crate::metrics::Metrics;
 
 /// Streams for fetches that exist beside those for flows; one more is for control.
@@ -24,15 +25,6 @@ pub const FETCH_STREAMS: u32 = 256;
 
 /// Receive window of a stream, in bytes: wider than any credit a flow gives, so that it never stops one.
 pub const STREAM_WINDOW: u64 = 16 << 20;
-
-/// Congestion control of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Congestion {
-    /// RFC 9438. Fair to everything else on the line.
-    Cubic,
-    /// Keeps its rate on lines that lose packets.
-    Bbr,
-}
 
 /// What a link's transport may use.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +35,18 @@ pub struct TransportSettings {
     pub memory_bytes: u64,
     /// Congestion control.
     pub congestion: Congestion,
+}
+
+impl TransportSettings {
+    /// Returns what a node's configuration says, the same for either role.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            flows: config.limits.flows,
+            memory_bytes: config.limits.memory.as_u64(),
+            congestion: config.link.congestion,
+        }
+    }
 }
 
 /// Makes the transport's configuration.
