@@ -248,6 +248,10 @@ impl Core {
         let port = link.register(flow).ok_or(LinkError::Unexpected)?;
         let server = ServerAddr(server);
         let dialled = async {
+            // An edge that is refused goes direct; a flow that is cut a moment later cannot.
+            if self.tasks.flows.stopping().is_cancelled() {
+                return Err(DialStatus::Overloaded);
+            }
             let permit =
                 Arc::clone(&self.flow_permits).try_acquire_owned().map_err(|_| DialStatus::Overloaded)?;
             let window = Window::open(&self.budget).ok_or(DialStatus::Overloaded)?;
@@ -329,7 +333,9 @@ fn dial_status(error: &io::Error) -> DialStatus {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => DialStatus::Refused,
         io::ErrorKind::TimedOut => DialStatus::TimedOut,
-        _ => DialStatus::Unreachable,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => DialStatus::Unreachable,
+        // Ours, not the server's: no socket, no port, no permission.
+        _ => DialStatus::Overloaded,
     }
 }
 

@@ -278,6 +278,7 @@ impl Edge {
         let permit = self.flow_permits.try_acquire();
         let flow = if permit.is_ok() { self.open(client, server, link).await } else { None };
         let Some(flow) = flow else {
+            drop(permit);
             return self.relay_directly(leg, server, Bytes::new(), DirectReason::Overload).await;
         };
         let end = flow.run(&mut leg).await;
@@ -300,12 +301,9 @@ impl Edge {
     async fn open(&self, client: ClientAddr, server: ServerAddr, link: &Link) -> Option<Flow> {
         let window = Window::open(&self.budget)?;
         let receiving = Receiving::new(window, &self.budget);
-        let (mut stream, port) = link.open_flow().await?;
-        let mut open = Vec::new();
         let credit = receiving.credit();
-        Frame::<Bytes>::Open { flow: port.flow(), client: client.0, server: server.0, credit }
-            .encode(&mut open);
-        stream.send.write_all(&open).await.ok()?;
+        let open = |flow| Frame::Open { flow, client: client.0, server: server.0, credit };
+        let (stream, port) = link.open_flow(open).await?;
         Some(Flow {
             stream,
             port,

@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, VarInt, WriteError};
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 use wanigan_parsers::Direction;
 use wanigan_parsers::wan::DialStatus;
@@ -82,7 +83,22 @@ pub struct Flow {
 /// Results of what ran beside the flow's loop.
 enum Job {
     LookedUp(u64, Option<Block>),
-    Fetched(Result<Vec<(u64, Option<Bytes>)>, LinkError>),
+    /// Every block that came is in the flow's queue of fetched blocks already.
+    Fetched(Result<(), LinkError>),
+}
+
+/// What runs beside the flow's loop, and where fetched blocks come in as they arrive.
+struct Jobs {
+    set: JoinSet<Job>,
+    fetched: mpsc::Receiver<(u64, Option<Bytes>)>,
+    blocks: mpsc::Sender<(u64, Option<Bytes>)>,
+}
+
+impl Jobs {
+    fn new() -> Self {
+        let (blocks, fetched) = mpsc::channel(FETCHED_QUEUE);
+        Self { set: JoinSet::new(), fetched, blocks }
+    }
 }
 
 /// What the loop holds between its parts.
@@ -103,6 +119,9 @@ struct Buffers {
     leg_finish: LegFinish,
     stream_finished: bool,
     recv_ended: bool,
+    stop_seen: bool,
+    /// The leg was reset while it was not read; until then it may still be read to its end.
+    error_deadline: Option<Instant>,
 }
 
 #[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +138,10 @@ enum Leg {
     #[default]
     Whole,
     /// It takes no more bytes; what it still has to say may tell why.
-    Deaf,
+    Deaf {
+        /// Not after a FIN: what follows the last bytes is no end in good order. The write took the error with it.
+        reset: bool,
+    },
     /// It was reset; what it said before is on its way to the other leg, until the deadline.
     Broken(Instant),
 }
@@ -135,6 +157,10 @@ impl Flow {
             Ok(()) => {
                 let _ = SockRef::from(&*leg).set_linger(None);
                 End::Done
+            }
+            // A link that broke is as good as one that is not heard, as long as the core has not answered.
+            Err(End::Reset(ResetReason::LinkLost | ResetReason::Stopping)) if self.unopened.is_some() => {
+                End::Unheard(self.unopened.take().unwrap_or_default())
             }
             Err(end) => end,
         };
@@ -163,8 +189,9 @@ impl Flow {
 
     /// Moves bytes until the flow is over.
     async fn carry(&mut self, leg: &mut TcpStream, buffers: &mut Buffers) -> Result<(), End> {
-        let (mut leg_read, mut leg_write) = leg.split();
-        let mut jobs = JoinSet::new();
+        let (leg_read, mut leg_write) = leg.split();
+        let mut jobs = Jobs::new();
+        let mut stopped = std::pin::pin!(self.stream.send.stopped());
         // Frames may have come together with the one that opened the flow.
         self.handle_frames()?;
         loop {
@@ -177,8 +204,13 @@ impl Flow {
             if buffers.leg_finish == LegFinish::Wanted && buffers.writing.is_none() {
                 buffers.leg_finish = LegFinish::Done;
                 if leg_write.shutdown().await.is_err() {
-                    self.handle_deaf_leg(buffers)?;
+                    self.handle_deaf_leg(buffers, false)?;
                 }
+            }
+            if buffers.leg == Leg::Whole
+                && buffers.error_deadline.is_some_and(|deadline| deadline <= Instant::now())
+            {
+                self.handle_broken_leg(buffers);
             }
             if let Leg::Broken(deadline) = buffers.leg
                 && (self.is_given(buffers) && buffers.recv_ended || Instant::now() >= deadline)
@@ -188,44 +220,51 @@ impl Flow {
             if self.is_given(buffers) && self.is_received(buffers) {
                 return Ok(());
             }
-            self.wait(&mut leg_read, &mut leg_write, buffers, &mut jobs).await?;
+            self.wait(&leg_read, &mut leg_write, buffers, &mut jobs, stopped.as_mut()).await?;
         }
     }
 
     /// Waits for whichever comes first and takes it in. Every branch can be dropped without losing bytes.
     async fn wait(
         &mut self,
-        leg_read: &mut ReadHalf<'_>,
+        leg_read: &ReadHalf<'_>,
         leg_write: &mut WriteHalf<'_>,
         buffers: &mut Buffers,
-        jobs: &mut JoinSet<Job>,
+        jobs: &mut Jobs,
+        stopped: std::pin::Pin<&mut impl Future<Output = Result<Option<VarInt>, quinn::StoppedError>>>,
     ) -> Result<(), End> {
         let broken = match buffers.leg {
             Leg::Broken(deadline) => Some(deadline),
-            Leg::Whole | Leg::Deaf => None,
+            Leg::Whole | Leg::Deaf { .. } => None,
         };
+        let error = buffers.error_deadline.filter(|_| buffers.leg == Leg::Whole);
         let unopened = self.unopened.is_some();
         let link = self.port.link().clone();
         // While the core may be gone, bytes that stay here can still go direct.
-        let keeps_back = unopened && link.hearing() != Hearing::Clear;
+        let hearing = link.hearing();
+        let keeps_back = unopened && hearing != Hearing::Clear;
         let reads_leg = self.sending.wants_input() && buffers.out.is_empty() && !keeps_back;
+        // A leg that is not read would not tell that it was reset.
+        let watches_leg = !reads_leg && buffers.leg == Leg::Whole && buffers.error_deadline.is_none();
         if reads_leg {
             buffers.read.reserve(READ_BYTES);
             self.sending.handle_wait(Instant::now());
         }
-        let timeouts = [self.sending.poll_timeout(), self.receiving.poll_timeout(), broken];
+        let timeouts = [self.sending.poll_timeout(), self.receiving.poll_timeout(), broken, error];
         let wakeup = timeouts.into_iter().flatten().min();
         tokio::select! {
-            count = leg_read.read_buf(&mut buffers.read), if reads_leg => {
-                match count {
-                    Ok(count) => self.handle_leg(count, buffers),
-                    Err(_) => self.handle_broken_leg(buffers),
-                }
+            _ = leg_read.readable(), if reads_leg => match leg_read.try_read_buf(&mut buffers.read) {
+                Ok(count) => self.handle_leg(count, buffers),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => self.handle_broken_leg(buffers),
+            },
+            _ = leg_read.ready(Interest::ERROR), if watches_leg => {
+                buffers.error_deadline = Some(Instant::now() + BROKEN_GRACE);
             }
             count = write_leg(leg_write, buffers.writing.as_ref()), if buffers.writing.is_some() => {
                 match count {
                     Ok(count) => self.handle_written(count, buffers),
-                    Err(_) => self.handle_deaf_leg(buffers)?,
+                    Err(error) => self.handle_deaf_leg(buffers, error.kind() != io::ErrorKind::BrokenPipe)?,
                 }
             }
             written = self.stream.send.write_chunks(&mut buffers.out[buffers.out_at..]), if !buffers.out.is_empty() => {
@@ -243,33 +282,46 @@ impl Flow {
                     None => buffers.recv_ended = true,
                 }
             }
+            stop = stopped, if !buffers.stop_seen => {
+                buffers.stop_seen = true;
+                if let Ok(Some(code)) = stop && !(code == VarInt::from_u32(0) && self.sending.is_sent()) {
+                    return Err(self.reset_by_other(code));
+                }
+            }
             () = link.closed(), if buffers.recv_ended => return Err(End::Reset(ResetReason::LinkLost)),
             Ok(()) = self.port.progress.changed() => {
                 let latest = *self.port.progress.borrow_and_update();
                 self.sending.handle_progress(latest.resolved, latest.credit);
             }
             Some(request) = self.port.fetches.recv() => self.handle_fetch(request),
-            Some(job) = jobs.join_next(), if !jobs.is_empty() => {
-                self.handle_job(job.expect("look-ups and fetches do not panic"))?;
+            Some((number, bytes)) = jobs.fetched.recv() => {
+                let taken = self.receiving.handle_fetched(number, bytes, Instant::now());
+                taken.map_err(|violation| self.violated(violation))?;
             }
+            Some(job) = jobs.set.join_next(), if !jobs.set.is_empty() => self.handle_job(job)?,
             () = sleep_until_some(wakeup) => {
                 let now = Instant::now();
                 self.sending.handle_timeout(now);
                 self.receiving.handle_timeout(now);
             }
             () = tokio::time::sleep(REPORT_AGAIN), if buffers.unreported.is_some() => {}
-            () = link.unheard(), if unopened => {
-                return Err(End::Unheard(self.unopened.take().unwrap_or_default()));
+            () = link.hearing_changed(hearing), if unopened => {
+                if link.hearing() == Hearing::Lost {
+                    return Err(End::Unheard(self.unopened.take().unwrap_or_default()));
+                }
             }
         }
         if buffers.recv_ended && !self.receiving.is_finished() {
             // The stream ended without FIN: the other node gave up.
-            return Err(End::Reset(ResetReason::Protocol));
+            return Err(End::Reset(if unopened { ResetReason::Stopping } else { ResetReason::Protocol }));
         }
         Ok(())
     }
 
     fn handle_leg(&mut self, count: usize, buffers: &mut Buffers) {
+        if count == 0 && buffers.leg == (Leg::Deaf { reset: true }) {
+            return self.handle_broken_leg(buffers);
+        }
         if count == 0 {
             self.sending.handle_end();
             return;
@@ -327,7 +379,7 @@ impl Flow {
         Ok(())
     }
 
-    fn handle_outputs(&mut self, buffers: &mut Buffers, jobs: &mut JoinSet<Job>) -> Result<(), End> {
+    fn handle_outputs(&mut self, buffers: &mut Buffers, jobs: &mut Jobs) -> Result<(), End> {
         let again = buffers.unreported.take();
         let mut progress = again;
         while let Some(output) = self.receiving.poll_output() {
@@ -343,13 +395,18 @@ impl Flow {
                     Some(block) => self.receiving.handle_looked_up(number, Some(block), Instant::now()),
                     None => {
                         let store = self.store.clone();
-                        jobs.spawn(async move { Job::LookedUp(number, store.get(&reference).await) });
+                        jobs.set.spawn(async move {
+                            // A disk that hangs is a disk that does not have the block.
+                            let block = timeout(LOOK_UP_DEADLINE, store.get(&reference)).await;
+                            Job::LookedUp(number, block.ok().flatten())
+                        });
                     }
                 },
                 Output::Fetch(numbers) => {
                     debug!(count = numbers.len(), "references are not in the store; fetched from the core");
                     let (link, flow) = (self.port.link().clone(), self.port.flow());
-                    jobs.spawn(async move { Job::Fetched(link.fetch(flow, numbers).await) });
+                    let blocks = jobs.blocks.clone();
+                    jobs.set.spawn(async move { Job::Fetched(link.fetch(flow, numbers, &blocks).await) });
                 }
                 Output::Store(block) => self.store.put(block),
                 Output::Write(bytes, source) => {
@@ -374,27 +431,22 @@ impl Flow {
     }
 
     fn handle_fetch(&mut self, request: FetchRequest) {
-        let answers =
-            request.numbers.iter().map(|number| (*number, self.sending.handle_fetch(*number))).collect();
         // Nobody waits for the answer any longer when its stream broke.
-        let _ = request.reply.send(answers);
+        let _ = request.reply.send(self.sending.handle_fetch(request.number));
     }
 
-    fn handle_job(&mut self, job: Job) -> Result<(), End> {
-        let now = Instant::now();
+    fn handle_job(&mut self, job: Result<Job, JoinError>) -> Result<(), End> {
         match job {
-            Job::LookedUp(number, block) => self.receiving.handle_looked_up(number, block, now),
-            Job::Fetched(Ok(blocks)) => {
-                for (number, bytes) in blocks {
-                    self.receiving
-                        .handle_fetched(number, bytes, now)
-                        .map_err(|violation| self.violated(violation))?;
-                }
+            Ok(Job::LookedUp(number, block)) => {
+                self.receiving.handle_looked_up(number, block, Instant::now())
             }
-            Job::Fetched(Err(error)) => {
+            Ok(Job::Fetched(Ok(()))) => {}
+            Ok(Job::Fetched(Err(error))) => {
                 debug!(error = &error as &dyn std::error::Error, "fetch failed");
                 return Err(End::Reset(ResetReason::Unresolved));
             }
+            // A bug of ours; the panic was logged.
+            Err(_) => return Err(End::Reset(ResetReason::Unresolved)),
         }
         Ok(())
     }
@@ -427,12 +479,12 @@ impl Flow {
     }
 
     /// The leg takes no more bytes. If it was reset, reading it will say so after what came before the reset.
-    fn handle_deaf_leg(&mut self, buffers: &mut Buffers) -> Result<(), End> {
+    fn handle_deaf_leg(&mut self, buffers: &mut Buffers, reset: bool) -> Result<(), End> {
         if self.sending.is_ended() && buffers.leg == Leg::Whole {
             return Err(self.leg_broke());
         }
         if buffers.leg == Leg::Whole {
-            buffers.leg = Leg::Deaf;
+            buffers.leg = Leg::Deaf { reset };
         }
         self.discard(buffers);
         Ok(())
@@ -520,6 +572,12 @@ async fn sleep_until_some(deadline: Option<Instant>) {
 
 /// A flow's credit is what stops its sender, never the stream's own window.
 const _: () = assert!(window::CREDIT_MAX < STREAM_WINDOW);
+
+/// How long a block may take from the disk before the core is asked instead.
+const LOOK_UP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Fetched blocks that wait for the flow at most.
+const FETCHED_QUEUE: usize = 4;
 
 /// How long what a leg said before its reset may take to the other side.
 const BROKEN_GRACE: Duration = Duration::from_secs(10);

@@ -20,6 +20,12 @@ use crate::metrics::Metrics;
 use crate::pki::{IdentityError, NodeIdentity};
 use crate::secret_file::{self, SecretFileError};
 
+/// How long the store may take to write what it has.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long edges may take to hear that the core goes.
+const FAREWELL_DEADLINE: Duration = Duration::from_millis(500);
+
 /// How long tasks have to end after a signal. Flows are cut then, as a crash would cut them.
 const STOP_SECONDS: u64 = 5;
 
@@ -126,10 +132,14 @@ impl Running {
             tracing::warn!(tasks, "some tasks did not end in time");
         }
         if let Some(edge) = self.edge {
-            edge.store.close().await;
+            if tokio::time::timeout(CLOSE_DEADLINE, edge.store.close()).await.is_err() {
+                tracing::warn!("the store did not close in time");
+            }
         }
         if let Some(endpoint) = self.core {
             endpoint.close(0u32.into(), b"stopping");
+            // The word has to leave before the runtime does.
+            let _ = tokio::time::timeout(FAREWELL_DEADLINE, endpoint.wait_idle()).await;
         }
         self.tasks.links.stop(Duration::ZERO).await;
         self.operators.stop(Duration::ZERO).await;

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
-use wanigan_parsers::wan::{FETCH_NUMBERS_MAX, Frame, FrameError, KeyId, Refusal, StreamKind, VERSION};
+use wanigan_parsers::wan::{Frame, FrameError, KeyId, Refusal, StreamKind, VERSION};
 
 pub mod core_link;
 pub mod frames;
@@ -97,13 +97,13 @@ pub struct Progress {
     pub credit: u64,
 }
 
-/// References of a flow that the other side asks for, and where the blocks go.
+/// A reference of a flow that the other side asks for, and where the block goes.
 #[derive(Debug)]
 pub struct FetchRequest {
-    /// Numbers of REF frames.
-    pub numbers: Vec<u64>,
+    /// Number of the REF frame.
+    pub number: u64,
     /// Takes the answer: `None` for what is gone.
-    pub reply: oneshot::Sender<Vec<(u64, Option<Bytes>)>>,
+    pub reply: oneshot::Sender<Option<Bytes>>,
 }
 
 /// A flow's place in its link: what the control and fetch streams have for it. Leaves the link when dropped.
@@ -244,14 +244,23 @@ impl Link {
         self.0.connection.rtt()
     }
 
-    /// Opens a stream for a flow, or returns `None` where none is free at once.
-    pub async fn open_flow(&self) -> Option<(FlowStream, FlowPort)> {
+    /// Opens a stream for a flow and writes its first frame, or returns `None` where no stream is free at once or the
+    /// other side falls silent before the frame is out.
+    pub async fn open_flow(&self, open: impl FnOnce(u64) -> Frame<Bytes>) -> Option<(FlowStream, FlowPort)> {
         let permit = Arc::clone(&self.0.flow_permits).try_acquire_owned().ok()?;
         let opening = pin!(self.0.connection.open_bi());
         let (mut send, recv) = at_once(opening).await?.ok()?;
-        send.write_all(&[StreamKind::Flow.to_byte()]).await.ok()?;
         let flow = self.0.next_flow.fetch_add(1, Ordering::Relaxed);
         let port = self.register(flow)?;
+        let mut bytes = vec![StreamKind::Flow.to_byte()];
+        open(flow).encode(&mut bytes);
+        tokio::select! {
+            written = send.write_all(&bytes) => written.ok()?,
+            () = self.unheard() => {
+                let _ = send.reset(code::STOPPING);
+                return None;
+            }
+        }
         Some((FlowStream { send, recv, reader: FrameReader::default(), permit: Some(permit) }, port))
     }
 
@@ -278,37 +287,38 @@ impl Link {
         self.0.control.try_send(Frame::Progress { flow, resolved, credit }).is_ok()
     }
 
-    /// Asks the other side for references of a flow.
+    /// Asks the other side for references of a flow; each answer goes to `blocks` as soon as it is there, `None` for
+    /// what is gone.
     ///
     /// # Errors
-    /// [`LinkError`] when the link breaks or the deadline passes first.
-    pub async fn fetch(&self, flow: u64, numbers: Vec<u64>) -> Result<Vec<(u64, Option<Bytes>)>, LinkError> {
-        timeout(FETCH_DEADLINE, self.fetch_unbounded(flow, numbers))
-            .await
-            .map_err(|_| LinkError::TimedOut(FETCH_DEADLINE))?
-    }
-
-    async fn fetch_unbounded(
+    /// [`LinkError`] when the link breaks, or nothing arrives for [`FETCH_SILENCE`] however slow the line is.
+    pub async fn fetch(
         &self,
         flow: u64,
         numbers: Vec<u64>,
-    ) -> Result<Vec<(u64, Option<Bytes>)>, LinkError> {
+        blocks: &mpsc::Sender<(u64, Option<Bytes>)>,
+    ) -> Result<(), LinkError> {
         let _permit = self.0.fetch_permits.acquire().await.expect("the semaphore is never closed");
         let (mut send, mut recv) = self.0.connection.open_bi().await?;
         let mut bytes = vec![StreamKind::Fetch.to_byte()];
-        let mut answers = Vec::with_capacity(numbers.len());
-        Frame::<Bytes>::Fetch { flow, numbers: numbers.clone() }.encode(&mut bytes);
+        let count = numbers.len();
+        Frame::<Bytes>::Fetch { flow, numbers }.encode(&mut bytes);
         send.write_all(&bytes).await?;
         let _ = send.finish();
         let mut reader = FrameReader::default();
-        while answers.len() < numbers.len() {
-            match read_frame(&mut recv, &mut reader).await? {
-                Frame::Block(number, bytes) => answers.push((number, Some(bytes))),
-                Frame::Gone(number) => answers.push((number, None)),
+        for _ in 0..count {
+            let frame = timeout(FETCH_SILENCE, read_frame(&mut recv, &mut reader)).await;
+            let block = match frame.map_err(|_| LinkError::TimedOut(FETCH_SILENCE))?? {
+                Frame::Block(number, bytes) => (number, Some(bytes)),
+                Frame::Gone(number) => (number, None),
                 _ => return Err(LinkError::Unexpected),
+            };
+            if blocks.send(block).await.is_err() {
+                // The flow has ended.
+                return Ok(());
             }
         }
-        Ok(answers)
+        Ok(())
     }
 
     /// Answers a fetch stream whose first byte was read.
@@ -319,19 +329,18 @@ impl Link {
         let Frame::Fetch { flow, numbers } = read_frame(&mut recv, &mut FrameReader::default()).await? else {
             return Err(LinkError::Unexpected);
         };
-        debug_assert!(numbers.len() <= FETCH_NUMBERS_MAX);
         let _ = send.set_priority(FETCH_PRIORITY);
         let fetches = self.with_flows(|flows| flows.get(&flow).map(|mailbox| mailbox.fetches.clone()));
-        let (reply, answer) = oneshot::channel();
-        let asked = match fetches {
-            Some(fetches) => fetches.send(FetchRequest { numbers: numbers.clone(), reply }).await.is_ok(),
-            None => false,
-        };
-        let gone = || numbers.iter().map(|number| (*number, None)).collect();
-        let blocks = if asked { answer.await.unwrap_or_else(|_| gone()) } else { gone() };
-        for (number, bytes) in blocks {
+        // One at a time: what is on its way is bounded by the stream, not by what was asked for.
+        for number in numbers {
+            let (reply, answer) = oneshot::channel();
+            let asked = match &fetches {
+                Some(fetches) => fetches.send(FetchRequest { number, reply }).await.is_ok(),
+                None => false,
+            };
+            let block = if asked { answer.await.unwrap_or(None) } else { None };
             let mut chunks = Vec::with_capacity(2);
-            push_frame(bytes.map_or(Frame::Gone(number), |bytes| Frame::Block(number, bytes)), &mut chunks);
+            push_frame(block.map_or(Frame::Gone(number), |bytes| Frame::Block(number, bytes)), &mut chunks);
             send.write_all_chunks(&mut chunks).await?;
         }
         let _ = send.finish();
@@ -367,6 +376,26 @@ impl Link {
             Some(_) => Hearing::Lost,
             None => *self.0.hearing.borrow(),
         }
+    }
+
+    /// Waits until the other side is heard otherwise than `before`, or the link has ended.
+    pub async fn hearing_changed(&self, before: Hearing) {
+        let mut hearing = self.0.hearing.subscribe();
+        tokio::select! {
+            _ = hearing.wait_for(|hearing| *hearing != before) => {}
+            _ = self.0.connection.closed() => {}
+        }
+    }
+
+    /// Ends the link when its last flow has; until then what it carries goes on.
+    pub async fn retire(&self) {
+        while !self.with_flows(|flows| flows.is_empty()) {
+            tokio::select! {
+                () = self.closed() => return,
+                () = sleep(RETIRE_TICK) => {}
+            }
+        }
+        self.close();
     }
 
     /// Returns where the other node is.
@@ -472,8 +501,11 @@ const FETCH_QUEUE: usize = 4;
 const CONTROL_PRIORITY: i32 = 2;
 const FETCH_PRIORITY: i32 = 1;
 
-/// How long a fetch may take before its flow is given up.
-const FETCH_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a fetch may bring no block before its flow is given up.
+const FETCH_SILENCE: Duration = Duration::from_secs(30);
+
+/// How often a link that was replaced looks whether its flows have ended.
+const RETIRE_TICK: Duration = Duration::from_secs(1);
 
 /// How often the count of datagrams is looked at.
 const LIVENESS_TICK: Duration = Duration::from_millis(200);

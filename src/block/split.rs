@@ -121,7 +121,8 @@ impl Splitter {
                     self.flush();
                 }
             }
-            offset += part.len() as u64;
+            // Offsets are what a server said; the sum of two may be no offset.
+            offset = offset.wrapping_add(part.len() as u64);
             run = rest;
         }
         self.next_offset = offset;

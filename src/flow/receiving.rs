@@ -76,6 +76,8 @@ pub struct Receiving {
     /// Memory of resolved references that wait for their turn.
     reservation: Reservation,
     looking_ahead: usize,
+    /// References in the queue that are not ready; without any there is nothing to search the queue for.
+    unresolved: usize,
     outputs: VecDeque<Output>,
     writing: Option<Writing>,
     /// Number of the next REF to arrive.
@@ -134,6 +136,7 @@ impl Receiving {
             queue: VecDeque::new(),
             reservation: budget.reserve(0).expect("nothing always fits"),
             looking_ahead: 0,
+            unresolved: 0,
             outputs: VecDeque::new(),
             writing: None,
             next_number: 0,
@@ -177,6 +180,7 @@ impl Receiving {
                     reserved: 0,
                 }));
                 self.next_number += 1;
+                self.unresolved += 1;
             }
             Frame::Fin => {
                 self.finished = true;
@@ -195,11 +199,13 @@ impl Receiving {
 
     /// Takes the store's answer to [`Output::LookUp`].
     pub fn handle_looked_up(&mut self, number: u64, block: Option<Block>, now: Instant) {
-        if let Some(item) = self.find(number) {
-            item.state = match block {
-                Some(block) => RefState::Ready(item.slice(block.bytes()), Source::Store),
-                None => RefState::Missing,
-            };
+        match (self.find(number), block) {
+            (Some(item), Some(block)) => {
+                item.state = RefState::Ready(item.slice(block.bytes()), Source::Store);
+                self.unresolved -= 1;
+            }
+            (Some(item), None) => item.state = RefState::Missing,
+            (None, _) => {}
         }
         self.advance(now);
     }
@@ -216,8 +222,12 @@ impl Receiving {
     ) -> Result<(), Violation> {
         let bytes = bytes.ok_or(Violation::Unresolved(number))?;
         let item = self.find(number).ok_or(Violation::OutOfPlace)?;
+        if !matches!(item.state, RefState::Fetching) {
+            return Err(Violation::OutOfPlace);
+        }
         let block = Block::verify(item.reference, bytes)?;
         item.state = RefState::Ready(item.slice(block.bytes()), Source::Fetch);
+        self.unresolved -= 1;
         self.outputs.push_back(Output::Store(block));
         self.advance(now);
         Ok(())
@@ -266,8 +276,10 @@ impl Receiving {
 
     fn advance(&mut self, now: Instant) {
         self.write_head();
-        self.look_ahead();
-        self.fetch_missing();
+        if self.unresolved > 0 {
+            self.look_ahead();
+            self.fetch_missing();
+        }
         self.report(now);
     }
 
@@ -379,6 +391,9 @@ impl Receiving {
 
     /// Returns the number of the first reference that is not resolved.
     fn resolved(&self) -> u64 {
+        if self.unresolved == 0 {
+            return self.next_number;
+        }
         self.queue
             .iter()
             .find_map(|item| match item {

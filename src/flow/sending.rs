@@ -84,7 +84,7 @@ impl Sending {
             reservation: budget.reserve(0).expect("nothing always fits"),
             retain_bytes_max,
             resolved: 0,
-            credit,
+            credit: credit.min(CREDIT_TOTAL_MAX),
             sent: 0,
             last_activity: now,
             pushing: 0,
@@ -125,7 +125,7 @@ impl Sending {
 
     /// Takes the totals that the other side reported. Older reports change nothing.
     pub fn handle_progress(&mut self, resolved: u64, credit: u64) {
-        self.credit = self.credit.max(credit);
+        self.credit = self.credit.max(credit.min(CREDIT_TOTAL_MAX));
         while self.resolved < resolved {
             let Some(block) = self.retained.pop_front() else { break };
             self.reservation.shrink(block.bytes().len() as u64);
@@ -253,6 +253,9 @@ pub fn frame_cost(frame: &Frame<Bytes>) -> u64 {
     }
 }
 
+/// No flow lives to use so much; keeps sums with what another node claims in range.
+const CREDIT_TOTAL_MAX: u64 = u64::MAX / 2;
+
 /// Credit that a frame uses beside its content, in bytes: its place in the receiver's queue.
 const FRAME_OVERHEAD: u64 = 160;
 
@@ -322,6 +325,17 @@ mod tests {
         assert_eq!(sending.sent + CREDIT_BASE, 10 << 20);
         assert!(spare > 9 << 20);
         assert_eq!(sending.poll_timeout(), None);
+    }
+
+    #[test]
+    fn credit_beyond_all_measure_is_no_fault_of_arithmetic() {
+        let mut sending = core_half(1 << 20);
+        sending.handle_progress(u64::MAX, u64::MAX);
+        let wake = sending.poll_timeout().expect("the flow is idle with much credit");
+        sending.handle_timeout(wake);
+        assert!(matches!(sending.poll_frame(), Some(Frame::Release(_))));
+        read(&mut sending, 1);
+        assert!(matches!(sending.poll_frame(), Some(Frame::Data(..))));
     }
 
     fn core_half(budget: u64) -> Sending {

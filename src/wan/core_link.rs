@@ -76,10 +76,13 @@ async fn keep_link(
         metrics.links_up.dec();
         current.send_replace(None);
         warn!(core, "core is not heard; new connections go direct");
-        let again = link.clone();
+        let silent = link;
         link = tokio::select! {
-            link = connect_until_up(&settings, metrics, drain) => link,
-            () = heard_again(&again) => again,
+            link = connect_until_up(&settings, metrics, drain) => {
+                drain.spawn("old link", async move { silent.retire().await });
+                link
+            }
+            () = heard_again(&silent) => silent.clone(),
         };
     }
 }
