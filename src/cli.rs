@@ -58,6 +58,9 @@ struct ConfigFile {
 /// The exit code for a usage or configuration that cannot be.
 const EXIT_USAGE: u8 = 64;
 
+/// How long threads may keep a node that has stopped.
+const SHUTDOWN_DEADLINE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Runs the command of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -107,6 +110,8 @@ fn run(file: &ConfigFile) -> anyhow::Result<()> {
     let config = Config::load(&file.config)?;
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
     runtime.block_on(node::run(config))?;
+    // A read that hangs on a disk must not keep the process.
+    runtime.shutdown_timeout(SHUTDOWN_DEADLINE);
     Ok(())
 }
 
