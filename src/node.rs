@@ -131,10 +131,10 @@ impl Running {
         if let Stopped::Cut(tasks) = self.tasks.flows.stop(Duration::from_secs(STOP_SECONDS)).await {
             tracing::warn!(tasks, "some tasks did not end in time");
         }
-        if let Some(edge) = self.edge {
-            if tokio::time::timeout(CLOSE_DEADLINE, edge.store.close()).await.is_err() {
-                tracing::warn!("the store did not close in time");
-            }
+        if let Some(edge) = self.edge
+            && tokio::time::timeout(CLOSE_DEADLINE, edge.store.close()).await.is_err()
+        {
+            tracing::warn!("the store did not close in time");
         }
         if let Some(endpoint) = self.core {
             endpoint.close(0u32.into(), b"stopping");
