@@ -242,6 +242,9 @@ impl Flow {
         let link = self.port.link().clone();
         // While the core may be gone, bytes that stay here can still go direct.
         let hearing = link.hearing();
+        if unopened && hearing == Hearing::Lost {
+            return Err(End::Unheard(self.unopened.take().unwrap_or_default()));
+        }
         let keeps_back = unopened && hearing != Hearing::Clear;
         let reads_leg = self.sending.wants_input() && buffers.out.is_empty() && !keeps_back;
         // A leg that is not read would not tell that it was reset.
@@ -305,11 +308,7 @@ impl Flow {
                 self.receiving.handle_timeout(now);
             }
             () = tokio::time::sleep(REPORT_AGAIN), if buffers.unreported.is_some() => {}
-            () = link.hearing_changed(hearing), if unopened => {
-                if link.hearing() == Hearing::Lost {
-                    return Err(End::Unheard(self.unopened.take().unwrap_or_default()));
-                }
-            }
+            () = link.hearing_changed(hearing), if unopened => {}
         }
         if buffers.recv_ended && !self.receiving.is_finished() {
             // The stream ended without FIN: the other node gave up.
