@@ -401,7 +401,8 @@ impl Drop for DialledAddr {
     }
 }
 
-/// Blocks the core remembers for an edge: some 20 bytes each, 64 GiB of content at 64 KiB.
+/// Blocks the core remembers for an edge at most: some 20 bytes each. The latest half is sure to be among them, 32 GiB
+/// of content at 64 KiB.
 pub const RECORD_BLOCKS: usize = 1 << 20;
 
 /// Edges whose records are kept.

@@ -333,12 +333,13 @@ impl Flow {
         } else {
             buffers.read.split().freeze()
         };
-        self.metrics.count_lan_bytes(self.shim.protocol(), self.sends, count);
         if let Some(unopened) = &mut self.unopened {
             unopened.push(bytes.clone());
         }
         buffers.spans.clear();
         self.shim.handle_input(self.sends, &bytes, &mut buffers.spans);
+        // The first bytes tell the protocol.
+        self.metrics.count_lan_bytes(self.shim.protocol(), self.sends, count);
         self.sending.handle_input(bytes, &buffers.spans, Instant::now());
         for (reason, bytes) in self.sending.poll_opaque() {
             self.metrics.count_opaque_bytes(reason, bytes);

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
-use wanigan_parsers::wan::{Frame, FrameError, KeyId, Refusal, StreamKind, VERSION};
+use wanigan_parsers::wan::{Frame, FrameError, KeyId, NO_FLOW, Refusal, StreamKind, VERSION};
 
 pub mod core_link;
 pub mod frames;
@@ -29,7 +29,7 @@ pub mod session;
 pub mod transport;
 
 use self::frames::{FrameReader, READ_BYTES, StreamError, push_frame, read_frame};
-use self::session::{Hearing, Liveness, VERSION_MIN};
+use self::session::{Hearing, Liveness, SIGN_EVERY, VERSION_MIN};
 use self::transport::FETCH_STREAMS;
 use crate::drain::Drain;
 
@@ -157,6 +157,8 @@ struct Inner {
     fetch_permits: Arc<Semaphore>,
     flow_permits: Arc<Semaphore>,
     hearing: watch::Sender<Hearing>,
+    /// The latest sign of life that the core returned.
+    returned: AtomicU64,
 }
 
 /// A stream of a flow, first byte written or read.
@@ -220,6 +222,7 @@ impl Link {
             fetch_permits: Arc::new(Semaphore::new(FETCH_STREAMS as usize)),
             flow_permits: Arc::new(Semaphore::new(terms.flows as usize)),
             hearing: watch::Sender::new(Hearing::Clear),
+            returned: AtomicU64::new(0),
         }));
         let name = "control stream";
         drain.spawn(name, write_control(send, frames));
@@ -409,17 +412,35 @@ impl Link {
         self.0.connection.close(VarInt::from_u32(0), b"");
     }
 
-    /// Keeps [`Link::hearing`] true to the datagrams that arrive, until the link ends.
+    /// Keeps [`Link::hearing`] true to the signs of life that the core returns, until the link ends.
+    ///
+    /// Datagrams that arrive would not do, nor acknowledgements: a core that our packets do not reach goes on sending
+    /// both.
     pub async fn watch_liveness(&self) -> quinn::ConnectionError {
         let mut liveness = Liveness::new(Instant::now());
+        let mut ticks = 0;
         loop {
             tokio::select! {
                 reason = self.0.connection.closed() => return reason,
                 () = sleep(LIVENESS_TICK) => {
-                    let hearing = liveness.handle_count(self.0.connection.stats().udp_rx.datagrams, Instant::now());
+                    ticks += 1;
+                    if ticks % SIGN_TICKS == 0 {
+                        let _ = self.report(NO_FLOW, Progress { resolved: ticks, credit: 0 });
+                    }
+                    let hearing = liveness.handle_count(self.0.returned.load(Ordering::Relaxed), Instant::now());
                     self.0.hearing.send_if_modified(|before| std::mem::replace(before, hearing) != hearing);
                 }
             }
+        }
+    }
+
+    /// Returns a sign of life at a core, takes note of the returned one at an edge.
+    fn handle_sign(&self, sign: u64) {
+        if self.0.connection.side().is_server() {
+            // Without room for it now the next one will do.
+            let _ = self.report(NO_FLOW, Progress { resolved: sign, credit: 0 });
+        } else {
+            self.0.returned.fetch_max(sign, Ordering::Relaxed);
         }
     }
 
@@ -460,6 +481,7 @@ async fn write_control(
 async fn read_control(link: &Link, mut recv: RecvStream, mut reader: FrameReader) -> Result<(), LinkError> {
     loop {
         match read_frame(&mut recv, &mut reader).await {
+            Ok(Frame::Progress { flow: NO_FLOW, resolved, credit: _ }) => link.handle_sign(resolved),
             Ok(Frame::Progress { flow, resolved, credit }) => link.with_flows(|flows| {
                 if let Some(mailbox) = flows.get(&flow) {
                     mailbox.progress.send_modify(|latest| {
@@ -507,5 +529,8 @@ const FETCH_SILENCE: Duration = Duration::from_secs(30);
 /// How often a link that was replaced looks whether its flows have ended.
 const RETIRE_TICK: Duration = Duration::from_secs(1);
 
-/// How often the count of datagrams is looked at.
-const LIVENESS_TICK: Duration = Duration::from_millis(200);
+/// How often the returned signs of life are looked at.
+const LIVENESS_TICK: Duration = Duration::from_millis(250);
+
+/// Ticks from one sign of life to the next.
+const SIGN_TICKS: u64 = (SIGN_EVERY.as_millis() / LIVENESS_TICK.as_millis()) as u64;

@@ -278,11 +278,13 @@ pub enum Failure {
     CoreStopped,
     /// The WAN drops every packet of the link; TCP passes.
     LinkDropped,
+    /// The core's host drops what comes to the core; what the core sends passes.
+    CoreDeaf,
 }
 
 impl Failure {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::CoreKilled, Self::CoreStopped, Self::LinkDropped];
+    pub const ALL: [Self; 4] = [Self::CoreKilled, Self::CoreStopped, Self::LinkDropped, Self::CoreDeaf];
 
     /// Makes it happen.
     ///
@@ -294,6 +296,13 @@ impl Failure {
             Self::CoreStopped => core.signal(nix::sys::signal::Signal::SIGSTOP),
             Self::LinkDropped => {
                 lab.wan().set_passing(Passing::AllButUdp);
+                Ok(())
+            }
+            Self::CoreDeaf => {
+                let rules = format!(
+                    "table inet deaf {{ chain input {{ type filter hook input priority 0; udp dport {LINK_PORT} drop; }}; }}"
+                );
+                lab.core().run(&["nft", &rules], Duration::from_secs(5))?.ok()?;
                 Ok(())
             }
         }

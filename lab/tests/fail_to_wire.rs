@@ -39,6 +39,11 @@ fn new_connections_go_direct_when_the_link_drops_every_packet() {
 }
 
 #[test]
+fn new_connections_go_direct_when_the_core_hears_nothing_and_goes_on_talking() {
+    scenario!(["nginx", "curl", "nft", "wanigan"], 1, WAN, |lab| go_direct_after(lab, Failure::CoreDeaf));
+}
+
+#[test]
 fn connections_over_a_bridge_whose_packets_tproxy_would_lose_go_direct() {
     scenario!(["nginx", "curl", "nft", "wanigan"], 1, WAN, |lab| {
         if !Path::new("/proc/sys/net/bridge").exists() {

@@ -56,6 +56,9 @@ pub const LITERAL_BYTES_MAX: usize = 128 << 10;
 /// The most references one FETCH may name.
 pub const FETCH_NUMBERS_MAX: usize = 256;
 
+/// The flow of a PROGRESS that concerns none: a sign of life with a number in `resolved`, which the core returns.
+pub const NO_FLOW: u64 = u64::MAX;
+
 /// Bytes of a frame before its payload.
 pub const HEADER_BYTES: usize = 5;
 

@@ -344,9 +344,15 @@ const INSTANCE_CHARS_MAX: usize = 64;
 const HANDOVER: Duration = Duration::from_secs(3);
 const HANDOVER_POLL: Duration = Duration::from_millis(50);
 
-/// Returns whether this network namespace filters bridged packets before they reach the bridge's own address: then
+/// Returns whether there is a bridge here and this network namespace filters bridged packets before they reach the bridge's own address: then
 /// the socket that `tproxy` gave a packet is lost on the way up, and every caught connection with it.
 fn bridges_drop_caught() -> bool {
+    let is_bridge = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.is_ok_and(|entry| entry.path().join("bridge").exists())
+    };
+    if !std::fs::read_dir("/sys/class/net").is_ok_and(|mut interfaces| interfaces.any(is_bridge)) {
+        return false;
+    }
     ["iptables", "ip6tables"].iter().any(|filter| {
         let setting = std::fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{filter}"));
         setting.is_ok_and(|value| value.trim() != "0")

@@ -1,4 +1,4 @@
-//! The decisions of a link without its I/O: whose hello is accepted, and whether the other side is still heard.
+//! The decisions of a link without its I/O: whose hello is accepted, and whether the two sides still hear each other.
 
 use std::time::{Duration, Instant};
 
@@ -16,18 +16,21 @@ pub fn choose_version(min: u16, max: u16) -> Result<u16, Refusal> {
     if min <= max && version >= min.max(VERSION_MIN) { Ok(version) } else { Err(Refusal::Version) }
 }
 
-/// How often a node that has nothing to say is heard all the same.
-pub const KEEP_ALIVE: Duration = Duration::from_millis(400);
+/// How often the transport says something where nothing else is said; an edge's signs of life are more frequent.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+
+/// How often an edge sends a sign of life: some 500 bytes a second, both ways together.
+pub const SIGN_EVERY: Duration = Duration::from_millis(500);
 
 /// Silence after which new connections go direct.
-pub const SUSPECT_AFTER: Duration = Duration::from_millis(1_600);
+pub const SUSPECT_AFTER: Duration = Duration::from_millis(1_800);
 
 /// Silence after which a link is given up and its flows are reset.
 pub const DEAD_AFTER: Duration = Duration::from_secs(10);
 
 /// Silence after which a new flow keeps its first bytes back until the core has answered, so that it can still go
-/// direct: somewhat more than [`KEEP_ALIVE`].
-pub const QUIET_AFTER: Duration = Duration::from_millis(700);
+/// direct: somewhat more than [`SIGN_EVERY`] and a round trip.
+pub const QUIET_AFTER: Duration = Duration::from_millis(900);
 
 /// How well the other side is heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,10 +43,10 @@ pub enum Hearing {
     Lost,
 }
 
-/// Judges [`Hearing`] by the count of datagrams received.
+/// Judges [`Hearing`] by the signs of life that came back: each says that the other side hears us, and we it.
 #[derive(Debug)]
 pub struct Liveness {
-    datagrams: u64,
+    returned: u64,
     last_heard: Instant,
 }
 
@@ -51,13 +54,13 @@ impl Liveness {
     /// Begins with a link that was heard at this moment.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { datagrams: 0, last_heard: now }
+        Self { returned: 0, last_heard: now }
     }
 
-    /// Takes the number of datagrams received since the link began.
-    pub fn handle_count(&mut self, datagrams: u64, now: Instant) -> Hearing {
-        if datagrams != self.datagrams {
-            self.datagrams = datagrams;
+    /// Takes the number of the latest sign of life that came back.
+    pub fn handle_count(&mut self, returned: u64, now: Instant) -> Hearing {
+        if returned != self.returned {
+            self.returned = returned;
             self.last_heard = now;
         }
         match now.saturating_duration_since(self.last_heard) {
@@ -85,7 +88,7 @@ mod tests {
     fn a_silent_link_is_suspected_and_trusted_again_once_heard() {
         let start = Instant::now();
         let mut liveness = Liveness::new(start);
-        let heard = start + KEEP_ALIVE;
+        let heard = start + SIGN_EVERY;
         assert_eq!(liveness.handle_count(3, heard), Hearing::Clear);
         assert_eq!(liveness.handle_count(3, heard + QUIET_AFTER), Hearing::Quiet);
         assert_eq!(liveness.handle_count(3, heard + SUSPECT_AFTER), Hearing::Lost);
