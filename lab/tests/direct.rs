@@ -9,6 +9,7 @@ use wanigan_lab::clients::curl::Curl;
 use wanigan_lab::clients::smbclient::{Dialect, Protection, SmbClient};
 use wanigan_lab::content;
 use wanigan_lab::namespace::Namespace;
+use wanigan_lab::process::wait_until;
 use wanigan_lab::scenario;
 use wanigan_lab::servers::nginx::Nginx;
 use wanigan_lab::servers::smbd::{Encryption, Signing, Smbd};
@@ -235,6 +236,10 @@ fn a_lab_that_is_gone_leaves_nothing() {
         let inner = Lab::new(1, FAST)?;
         let (name, directory) = (inner.client(0).name().to_owned(), inner.directory().to_owned());
         let mut sleeper = inner.client(0).spawn("sleep", inner.client(0).command("sleep").arg("1000"))?;
+        // Until it has entered the namespace it is a program of nobody's.
+        wait_until("the program is in its namespace", LIMIT, || {
+            Ok(!lab.edge().run(&["ip", "netns", "pids", &name], LIMIT)?.ok()?.text().trim().is_empty())
+        })?;
         drop(inner);
         ensure!(sleeper.wait(Duration::from_secs(5)).is_ok(), "a program outlived its namespace");
         ensure!(!directory.exists(), "{} is still there", directory.display());
