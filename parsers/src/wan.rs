@@ -31,6 +31,8 @@
 //! | 21 | BLOCK | number u64, bytes |
 //! | 22 | GONE | number u64 |
 //!
+//! A PROGRESS of flow 2^64 - 1 concerns no flow: it is a sign of life with a number in `resolved`, which a core returns.
+//!
 //! Type 18 is kept for SEAL. A flow whose stream ends without FIN or RESET, or is itself reset, was
 //! given up: the leg at the other side is reset at once, never closed in order. Credit and `resolved` are totals since the flow began, so the latest value says all:
 //! a repeated or late PROGRESS does no harm.
