@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+pub use wanigan_parsers::NodeId;
+
 macro_rules! address {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -24,14 +26,4 @@ address! {
 address! {
     /// The content server a client asked for.
     ServerAddr
-}
-
-/// The numbers of a node's certificate that name it: SHA-256 of its public key.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeId(pub [u8; 32]);
-
-impl fmt::Debug for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
 }

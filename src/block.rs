@@ -8,6 +8,7 @@ use std::fmt;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest as _, Sha256};
+pub use wanigan_parsers::Tag;
 pub use wanigan_parsers::wan::{BLOCK_BYTES_MAX, Digest, KeyId, Reference, Secret};
 
 pub mod split;
@@ -67,6 +68,52 @@ impl fmt::Debug for Block {
 #[must_use]
 pub fn digest(bytes: &[u8]) -> Digest {
     Digest(Sha256::digest(bytes).into())
+}
+
+/// `H`, the hash of a block: who has it is entitled to the block. It never leaves this host.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct BlockHash([u8; 32]);
+
+impl BlockHash {
+    /// Derives the hash from a reference: `HMAC(S, D)`, or `D` in plain mode.
+    #[must_use]
+    pub fn of(reference: &Reference) -> Self {
+        if reference.key == KeyId::PLAIN {
+            return Self(reference.digest.0);
+        }
+        Self(hmac(&reference.secret.0, &[&reference.digest.0]))
+    }
+
+    /// Returns the tag under which peers ask for the block: `SHA-256(H ‖ S)`, or `SHA-256(H ‖ "MS P2P Caching")` in
+    /// plain mode (US 7,617,322, figure 3).
+    #[must_use]
+    pub fn tag(&self, reference: &Reference) -> Tag {
+        let mut tag = Sha256::new_with_prefix(self.0);
+        if reference.key == KeyId::PLAIN {
+            tag.update(b"MS P2P Caching");
+        } else {
+            tag.update(reference.secret.0);
+        }
+        Tag(tag.finalize().into())
+    }
+
+    /// Authenticates fields of fixed length under the hash. Each use has a label of its own, first among the parts.
+    #[must_use]
+    pub(crate) fn authenticate(&self, parts: &[&[u8]]) -> [u8; 32] {
+        hmac(&self.0, parts)
+    }
+}
+
+impl fmt::Debug for BlockHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BlockHash(secret)")
+    }
+}
+
+/// Returns the tag of a reference.
+#[must_use]
+pub fn tag(reference: &Reference) -> Tag {
+    BlockHash::of(reference).tag(reference)
 }
 
 /// `K`: what a core, and those that share it, make block secrets with. It never leaves the core.
@@ -138,5 +185,18 @@ mod tests {
         assert_eq!(one.reference().digest, other.reference().digest);
         assert_ne!(one.reference().secret, other.reference().secret);
         assert_ne!(one.reference().key, other.reference().key);
+    }
+
+    #[test]
+    fn a_tag_depends_on_the_secret_and_plain_mode_on_the_digest_alone() {
+        let bytes = Bytes::from_static(b"content");
+        let keyed = *ServerSecret::new([7; 32]).mint(bytes.clone()).reference();
+        let other = *ServerSecret::new([8; 32]).mint(bytes).reference();
+        let plain = Reference { key: KeyId::PLAIN, secret: Secret([0; 32]), ..keyed };
+        assert_ne!(tag(&keyed), tag(&other));
+        assert_ne!(tag(&keyed), tag(&plain));
+        let expected = Sha256::digest([&keyed.digest.0[..], b"MS P2P Caching"].concat());
+        assert_eq!(tag(&plain).0, <[u8; 32]>::from(expected));
+        assert_eq!(format!("{:?}", BlockHash::of(&keyed)), "BlockHash(secret)");
     }
 }

@@ -125,3 +125,69 @@ reasons! {
         Unresolved = "unresolved",
     }
 }
+
+reasons! {
+    /// Why a datagram of discovery was met with silence.
+    DiscoveryRefusal {
+        /// From a source that is neither on the same link nor listed.
+        OffLink = "off_link",
+        /// More datagrams from this source, or from all, than the limits allow.
+        Rate = "rate",
+        /// Not a datagram of this protocol, or not of this version.
+        Malformed = "malformed",
+        /// An ask of our own that came back.
+        Own = "own",
+        /// A key id that no core of ours has told us, or an expired one.
+        UnknownKey = "unknown_key",
+        /// The domain's time is not known yet.
+        NoTime = "no_time",
+        /// A time outside the window, or from before this process began.
+        Stale = "stale",
+        /// A nonce that was seen.
+        Replayed = "replayed",
+        /// A table is full.
+        Full = "full",
+        /// This node shares nothing.
+        NotSharing = "not_sharing",
+        /// A tag was known and the proof beside it was wrong.
+        WrongProof = "wrong_proof",
+        /// An answer to nothing that was asked, or too late.
+        Unexpected = "unexpected",
+    }
+}
+
+reasons! {
+    /// Why a peer was not served.
+    ServeRefusal {
+        /// The handshake failed, a stranger's certificate among the reasons.
+        Handshake = "handshake",
+        /// The certificate is not an edge's.
+        NotAnEdge = "not_an_edge",
+        /// As many connections or requests as are allowed.
+        Busy = "busy",
+        /// A frame that breaks the protocol.
+        Malformed = "malformed",
+        /// A tag that is not in the store, or of an expired key.
+        UnknownTag = "unknown_tag",
+        /// A proof that is not one for this tag on this connection.
+        WrongProof = "wrong_proof",
+    }
+}
+
+reasons! {
+    /// What came of asking a peer for a block.
+    GetOutcome {
+        /// The block, verified.
+        Block = "block",
+        /// The peer does not have it, or says so.
+        Gone = "gone",
+        /// The peer has too much to do.
+        Busy = "busy",
+        /// The connection could not be made, broke, or fell silent.
+        Lost = "lost",
+        /// Bytes that are not the block. The peer is shunned.
+        Wrong = "wrong",
+        /// It came, but another source was faster.
+        Late = "late",
+    }
+}

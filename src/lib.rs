@@ -19,6 +19,7 @@ pub mod matching;
 pub mod metrics;
 pub mod node;
 pub mod pki;
+pub mod proof;
 pub mod relay;
 pub mod secret_file;
 pub mod shim;

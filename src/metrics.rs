@@ -1,16 +1,23 @@
 //! Every metric of Wanigan, with unit and help. Labels come from closed sets, never from the network.
 
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use wanigan_parsers::Direction;
 
-use crate::fault::{AcceptFault, DirectReason, OpaqueReason, Protocol, ResetReason};
+use crate::fault::{
+    AcceptFault, DirectReason, DiscoveryRefusal, GetOutcome, OpaqueReason, Protocol, ResetReason,
+    ServeRefusal,
+};
 
 /// Where a block's bytes came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// The own store.
     Store,
+    /// A peer that answered a broadcast, or is known from an answer.
+    Peer,
+    /// An edge that the core named.
+    Referral,
     /// The core, pushed with the reference.
     Core,
     /// The core, asked for with FETCH because the store did not have it.
@@ -18,11 +25,13 @@ pub enum Source {
 }
 
 impl Source {
-    const ALL: [Self; 3] = [Self::Store, Self::Core, Self::Fetch];
+    const ALL: [Self; 5] = [Self::Store, Self::Peer, Self::Referral, Self::Core, Self::Fetch];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Store => "store",
+            Self::Peer => "peer",
+            Self::Referral => "referral",
             Self::Core => "core",
             Self::Fetch => "fetch",
         }
@@ -58,7 +67,135 @@ pub struct Metrics {
     pub wrong_blocks: IntCounter,
     /// What the store counts.
     pub store: StoreMetrics,
+    /// What discovery and transfer between peers count.
+    pub peers: PeerMetrics,
 }
+
+/// What discovery and transfer between peers count.
+#[derive(Clone)]
+pub struct PeerMetrics {
+    /// Datagrams sent: asks, once for each destination, and answers.
+    pub discovery_sent_bytes: IntCounter,
+    /// Datagrams received, refused ones among them.
+    pub discovery_received_bytes: IntCounter,
+    /// Blocks asked for by datagram.
+    pub asked_blocks: IntCounter,
+    /// Blocks of our asks that at least one peer proved to have.
+    pub found_blocks: IntCounter,
+    /// Blocks of others' asks that this node proved to have.
+    pub answered_blocks: IntCounter,
+    discovery_refusals: IntCounterVec,
+    gets: IntCounterVec,
+    /// Seconds from the request to the whole block, of blocks that peers gave.
+    pub get_seconds: Histogram,
+    /// Bytes of blocks received from peers.
+    pub received_bytes: IntCounter,
+    /// Bytes of blocks given to peers.
+    pub served_bytes: IntCounter,
+    serve_refusals: IntCounterVec,
+    /// Connections of peers that are served at this moment.
+    pub connections: IntGauge,
+    /// Peers that are shunned at this moment.
+    pub shunned: IntGauge,
+}
+
+impl PeerMetrics {
+    fn new(r: &Registry) -> Self {
+        Self {
+            discovery_sent_bytes: counter(
+                r,
+                "wanigan_discovery_sent_bytes_total",
+                "Payload bytes of discovery datagrams sent, once for each destination.",
+            ),
+            discovery_received_bytes: counter(
+                r,
+                "wanigan_discovery_received_bytes_total",
+                "Payload bytes of discovery datagrams received, refused ones among them.",
+            ),
+            asked_blocks: counter(
+                r,
+                "wanigan_discovery_asked_blocks_total",
+                "Blocks that this node asked its peers for by datagram.",
+            ),
+            found_blocks: counter(
+                r,
+                "wanigan_discovery_found_blocks_total",
+                "Blocks asked for that at least one peer proved to have.",
+            ),
+            answered_blocks: counter(
+                r,
+                "wanigan_discovery_answered_blocks_total",
+                "Blocks that peers asked for and this node proved to have.",
+            ),
+            discovery_refusals: counters(
+                r,
+                "wanigan_discovery_refusals_total",
+                "Datagrams, or blocks in them, that were met with silence, by reason.",
+                &["reason"],
+            ),
+            gets: counters(
+                r,
+                "wanigan_peer_gets_total",
+                "Blocks that this node requested from peers, by outcome.",
+                &["outcome"],
+            ),
+            get_seconds: histogram(
+                r,
+                "wanigan_peer_get_seconds",
+                "Seconds from the request to the whole block, of blocks that peers gave.",
+                &GET_SECONDS,
+            ),
+            received_bytes: counter(
+                r,
+                "wanigan_peer_received_bytes_total",
+                "Bytes of blocks received from peers.",
+            ),
+            served_bytes: counter(r, "wanigan_peer_served_bytes_total", "Bytes of blocks given to peers."),
+            serve_refusals: counters(
+                r,
+                "wanigan_peer_refusals_total",
+                "Connections and requests of peers that were not served, by reason.",
+                &["reason"],
+            ),
+            connections: gauge(
+                r,
+                "wanigan_peer_connections",
+                "Connections of peers that are served at this moment.",
+            ),
+            shunned: gauge(r, "wanigan_peers_shunned", "Peers that are shunned at this moment."),
+        }
+    }
+
+    /// Counts a datagram, or a block in one, that was met with silence.
+    pub fn count_discovery_refusal(&self, reason: DiscoveryRefusal) {
+        self.discovery_refusals.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Counts what came of asking a peer for a block.
+    pub fn count_get(&self, outcome: GetOutcome) {
+        self.gets.with_label_values(&[outcome.as_str()]).inc();
+    }
+
+    /// Counts a connection or request of a peer that was not served.
+    pub fn count_serve_refusal(&self, reason: ServeRefusal) {
+        self.serve_refusals.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    fn export_zeros(&self) {
+        for reason in DiscoveryRefusal::ALL {
+            self.discovery_refusals.with_label_values(&[reason.as_str()]);
+        }
+        for outcome in GetOutcome::ALL {
+            self.gets.with_label_values(&[outcome.as_str()]);
+        }
+        for reason in ServeRefusal::ALL {
+            self.serve_refusals.with_label_values(&[reason.as_str()]);
+        }
+    }
+}
+
+/// A LAN's fraction of a millisecond to a WAN's seconds.
+const GET_SECONDS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
 
 /// What the store counts.
 #[derive(Clone)]
@@ -211,9 +348,11 @@ impl Metrics {
                     "Whether the store's disk is in use: 1, or 0 after it failed.",
                 ),
             },
+            peers: PeerMetrics::new(r),
             registry,
         };
         metrics.export_zeros();
+        metrics.peers.export_zeros();
         describe_process(&metrics.registry);
         metrics
     }
@@ -337,6 +476,13 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     let gauge = IntGauge::new(name, help).expect("the name is valid");
     registry.register(Box::new(gauge.clone())).expect("each name is registered once");
     gauge
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    let histogram = Histogram::with_opts(opts).expect("the name is valid and the buckets ascend");
+    registry.register(Box::new(histogram.clone())).expect("each name is registered once");
+    histogram
 }
 
 #[cfg(test)]

@@ -67,6 +67,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wan", &["config", "drain", "metrics"]),
     ("store", &["block", "metrics"]),
     ("matching", &["block"]),
+    ("proof", &["addr", "block"]),
     // The splitter takes a shim's spans.
     ("block", &["fault", "shim"]),
     ("shim", &["fault"]),
@@ -94,6 +95,7 @@ const SANS_IO: &[&str] = &[
     "src/flow/sending.rs",
     "src/flow/window.rs",
     "src/matching.rs",
+    "src/proof.rs",
     "src/shim.rs",
     "src/shim/",
     "src/wan/session.rs",

@@ -3,11 +3,33 @@
 //! This crate does no I/O, knows no clock and allocates only what a checked length allows. No input makes it
 //! panic. Parsers of streams take any segmentation of the bytes and give the same result.
 
+use std::fmt;
+
 pub mod detect;
 pub mod http1;
 pub mod nbss;
 pub mod smb2;
 pub mod wan;
+
+/// The numbers of a node's certificate that name it: SHA-256 of its public key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub [u8; 32]);
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// `T`, the hash of a block's hash: peers index and ask by it. Who has only this proves nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(pub [u8; 32]);
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}{:02x}{:02x}{:02x}..", self.0[0], self.0[1], self.0[2], self.0[3])
+    }
+}
 
 /// The way bytes travel through a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

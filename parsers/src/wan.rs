@@ -129,6 +129,11 @@ impl std::fmt::Debug for Secret {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(pub [u8; 8]);
 
+impl KeyId {
+    /// The domain of plain mode, in which blocks have no secrets.
+    pub const PLAIN: Self = Self([0; 8]);
+}
+
 /// Names one block of content. Possession of it entitles to the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Reference {
