@@ -47,7 +47,9 @@ impl Lab {
         for host in self.clients.iter().chain(&self.gateways).chain(&self.behind).chain(&self.remote) {
             match family {
                 Family::V4 => host.sysctl(&[("ipv6/conf/eth0/disable_ipv6", "1")])?,
-                Family::V6 => host.ip("-4 addr flush dev eth0")?,
+                Family::V6 => {
+                    host.run(&["ip", "-4", "address", "flush", "dev", "eth0"], SOON)?.ok()?;
+                }
             }
         }
         Ok(())
