@@ -22,6 +22,7 @@ pub mod pki;
 pub mod proof;
 pub mod relay;
 pub mod secret_file;
+pub mod server_secret;
 pub mod shim;
 pub mod store;
 pub mod wan;
