@@ -24,6 +24,7 @@ pub mod proof;
 pub mod referral;
 pub mod relay;
 pub mod secret_file;
+pub mod server_secret;
 pub mod shim;
 pub mod store;
 pub mod wan;
