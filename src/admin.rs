@@ -1,11 +1,14 @@
-//! The address for operators: `/metrics` in the text format of Prometheus and `/healthz`.
+//! The address for operators: `/metrics` in the text format of Prometheus, `/healthz`, and `/peers`, which `wanigan
+//! peers` reads.
 //!
-//! It tells figures, never names, and takes no commands; it has no access control, so it belongs on loopback or on a
-//! management network. Connections are few and short-lived by force: beyond [`CONNECTIONS_MAX`] the next waits, and
+//! It tells figures, and names and addresses of peers, never what is in files or who reads them, and it takes no
+//! commands. It has no access control, so it belongs on loopback or on a management network. Connections are few and short-lived by force: beyond [`CONNECTIONS_MAX`] the next waits, and
 //! one that lives longer than [`CONNECTION_SECONDS_MAX`] is closed.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,6 +17,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +51,48 @@ pub enum AdminError {
 pub struct Admin {
     listener: TcpListener,
     registry: Registry,
+    peers: Option<PeerSource>,
+}
+
+/// One peer of an edge, as `/peers` tells it: a list of these in JSON, with these names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// What tells it from all others, in hexadecimal.
+    pub id: String,
+    /// The name in its certificate, empty while it has shown none.
+    pub name: String,
+    /// The site in its certificate, empty while it has shown none.
+    pub site: String,
+    /// Where it was reached last.
+    pub address: String,
+    /// Whether a connection to it stands.
+    pub connected: bool,
+    /// Blocks it gave.
+    pub blocks_received: u64,
+    /// Their bytes.
+    pub bytes_received: u64,
+    /// Blocks it was given.
+    pub blocks_served: u64,
+    /// Their bytes.
+    pub bytes_served: u64,
+    /// Blocks that were not what it said they were.
+    pub wrong: u64,
+    /// Requests that a broken connection or silence ended.
+    pub lost: u64,
+    /// From a request to the whole block, as it has been taking; `None` before it gave one.
+    pub latency_seconds: Option<f64>,
+    /// How long it is still not asked because of what it did; `None` while it is.
+    pub shunned_seconds: Option<f64>,
+}
+
+/// Tells the peers of this moment.
+#[derive(Clone)]
+struct PeerSource(Arc<dyn Fn() -> Vec<PeerReport> + Send + Sync>);
+
+impl fmt::Debug for PeerSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PeerSource")
+    }
 }
 
 impl Admin {
@@ -57,7 +103,15 @@ impl Admin {
     pub async fn bind(listen: SocketAddr, registry: Registry) -> Result<Self, AdminError> {
         let listener =
             TcpListener::bind(listen).await.map_err(|source| AdminError::Bind { listen, source })?;
-        Ok(Self { listener, registry })
+        Ok(Self { listener, registry, peers: None })
+    }
+
+    /// Has `/peers` tell what `source` returns; it is called for each request and must not wait. Without, there is no
+    /// such page: the node has no peers.
+    #[must_use]
+    pub fn with_peers(mut self, source: impl Fn() -> Vec<PeerReport> + Send + Sync + 'static) -> Self {
+        self.peers = Some(PeerSource(Arc::new(source)));
+        self
     }
 
     /// Returns the address, with its port where the system chose it.
@@ -78,7 +132,8 @@ impl Admin {
         let routes = Router::new()
             .route("/metrics", get(metrics))
             .route("/healthz", get(healthz))
-            .with_state(Node { registry: self.registry, stopping });
+            .route("/peers", get(peers))
+            .with_state(Node { registry: self.registry, stopping, peers: self.peers });
         let age = Duration::from_secs(CONNECTION_SECONDS_MAX);
         axum::serve(Bounded::new(self.listener, CONNECTIONS_MAX, age), routes)
             .await
@@ -91,6 +146,7 @@ impl Admin {
 struct Node {
     registry: Registry,
     stopping: CancellationToken,
+    peers: Option<PeerSource>,
 }
 
 async fn metrics(State(node): State<Node>) -> impl IntoResponse {
@@ -108,8 +164,20 @@ async fn healthz(State(node): State<Node>) -> (StatusCode, &'static str) {
     }
 }
 
+async fn peers(State(node): State<Node>) -> impl IntoResponse {
+    let Some(PeerSource(source)) = node.peers else {
+        return (StatusCode::NOT_FOUND, "this node has no peers\n").into_response();
+    };
+    match serde_json::to_string(&source()) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
@@ -139,6 +207,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn peers_are_told_as_they_are_at_each_request() {
+        let (address, _) = start().await;
+        assert!(get(address, "/peers").await.starts_with("HTTP/1.1 404 "), "a node without peers");
+        let requests = AtomicU64::new(0);
+        let admin = bind().await.with_peers(move || {
+            vec![PeerReport {
+                id: "0a".into(),
+                name: "porto-gw".into(),
+                site: "porto".into(),
+                address: "[fd00::7]:7747".into(),
+                connected: true,
+                blocks_received: requests.fetch_add(1, Ordering::Relaxed),
+                bytes_received: 0,
+                blocks_served: 0,
+                bytes_served: u64::MAX,
+                wrong: 0,
+                lost: 0,
+                latency_seconds: Some(0.5),
+                shunned_seconds: None,
+            }]
+        });
+        let address = admin.local_addr().unwrap();
+        tokio::spawn(admin.serve(CancellationToken::new()));
+        for request in 0..2 {
+            let answer = get(address, "/peers").await;
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains("content-type: application/json"), "{head}");
+            let peers: Vec<PeerReport> = serde_json::from_str(body).unwrap();
+            assert_eq!((peers[0].blocks_received, peers[0].bytes_served), (request, u64::MAX));
+            assert!(body.contains(r#""latency_seconds":0.5,"shunned_seconds":null"#), "{body}");
+        }
+    }
+
+    #[tokio::test]
     async fn anything_else_is_not_found() {
         let (address, _) = start().await;
         assert!(get(address, "/").await.starts_with("HTTP/1.1 404 "));
@@ -152,11 +254,15 @@ mod tests {
     }
 
     async fn start() -> (SocketAddr, CancellationToken) {
-        let listen = "127.0.0.1:0".parse().unwrap();
-        let admin = Admin::bind(listen, Metrics::new().registry().clone()).await.unwrap();
+        let admin = bind().await;
         let (address, stopping) = (admin.local_addr().unwrap(), CancellationToken::new());
         tokio::spawn(admin.serve(stopping.clone()));
         (address, stopping)
+    }
+
+    async fn bind() -> Admin {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        Admin::bind(listen, Metrics::new().registry().clone()).await.unwrap()
     }
 
     async fn get(address: SocketAddr, path: &str) -> String {

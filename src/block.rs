@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest as _, Sha256};
 pub use wanigan_parsers::Tag;
-pub use wanigan_parsers::wan::{BLOCK_BYTES_MAX, Digest, KeyId, Reference, Secret};
+pub use wanigan_parsers::wan::{BLOCK_BYTES_MAX, Digest, KeyId, Named, Reference, Secret};
 
 pub mod split;
 
@@ -43,6 +43,13 @@ impl Block {
     pub(crate) fn from_seal(reference: Reference, bytes: Bytes) -> Self {
         debug_assert_eq!(bytes.len(), reference.len as usize);
         Self { reference, bytes }
+    }
+
+    /// Returns the block under another reference of the same content, or `None` if that names other content.
+    #[must_use]
+    pub fn under(self, reference: Reference) -> Option<Self> {
+        let same = reference.digest == self.reference.digest && reference.len == self.reference.len;
+        same.then_some(Self { reference, ..self })
     }
 
     /// Returns what names the block.
@@ -119,8 +126,18 @@ pub fn tag(reference: &Reference) -> Tag {
 /// `K`: what a core, and those that share it, make block secrets with. It never leaves the core.
 #[derive(Clone)]
 pub struct ServerSecret {
-    key: [u8; 32],
+    /// `None` in plain mode.
+    key: Option<[u8; 32]>,
     id: KeyId,
+}
+
+/// The server secrets that a core names blocks with.
+#[derive(Debug, Clone)]
+pub struct ServerSecrets {
+    /// Keys every reference.
+    pub current: ServerSecret,
+    /// The one before, while peers may still know blocks under it only.
+    pub older: Option<ServerSecret>,
 }
 
 impl ServerSecret {
@@ -130,7 +147,13 @@ impl ServerSecret {
         let full = hmac(&key, &[b"wanigan key id v1"]);
         let mut id = [0; 8];
         id.copy_from_slice(&full[..8]);
-        Self { key, id: KeyId(id) }
+        Self { key: Some(key), id: KeyId(id) }
+    }
+
+    /// Stands for no secret: plain mode, in which a block's hash is its digest.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self { key: None, id: KeyId::PLAIN }
     }
 
     /// Returns the public name of the secret.
@@ -143,9 +166,16 @@ impl ServerSecret {
     #[must_use]
     pub fn mint(&self, bytes: Bytes) -> Block {
         let digest = digest(&bytes);
-        let secret = Secret(hmac(&self.key, &[b"wanigan secret v1", &digest.0]));
+        let Named { key, secret } = self.name(&digest);
         let len = u32::try_from(bytes.len()).expect("a splitter makes blocks far below 4 GiB");
-        Block { reference: Reference { digest, secret, key: self.id, len }, bytes }
+        Block { reference: Reference { digest, secret, key, len }, bytes }
+    }
+
+    /// Returns the name of a block that whoever gets the name is entitled to.
+    #[must_use]
+    pub fn name(&self, digest: &Digest) -> Named {
+        let secret = self.key.map_or([0; 32], |key| hmac(&key, &[b"wanigan secret v1", &digest.0]));
+        Named { key: self.id, secret: Secret(secret) }
     }
 }
 

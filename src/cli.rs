@@ -17,7 +17,9 @@ use crate::demo;
 use crate::node::{self, Signals};
 
 mod check;
+mod peers;
 mod pki;
+mod secret;
 
 /// A transparent SMB and HTTP proxy that lets a branch office fetch each block of a file over the WAN once.
 #[derive(Debug, Parser)]
@@ -38,6 +40,12 @@ enum Command {
     Run(ConfigFile),
     /// Tell every mistake in a configuration and print what will be used.
     Check(ConfigFile),
+    /// List the peers of the edge that runs here, and what they gave and took.
+    Peers(peers::Peers),
+    /// Make a new server secret for a core, and keep the one before it for its grace.
+    ///
+    /// A core that runs takes it by itself. Cores that share the secret need a copy of both files.
+    RotateSecret(secret::Rotate),
     /// Make an authority and the certificates of nodes.
     #[command(subcommand)]
     Pki(pki::Command),
@@ -51,9 +59,12 @@ enum Command {
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// The configuration.
-    #[arg(short, long = "config", value_name = "FILE", default_value = "/etc/wanigan/wanigan.toml")]
+    #[arg(short, long = "config", value_name = "FILE", default_value = CONFIG_FILE)]
     config: PathBuf,
 }
+
+/// Where the configuration is unless it is named.
+const CONFIG_FILE: &str = "/etc/wanigan/wanigan.toml";
 
 /// The exit code for a usage or configuration that cannot be.
 const EXIT_USAGE: u8 = 64;
@@ -101,6 +112,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Check(file) => {
             check::check(&Config::load(&file.config)?, &mut io::stdout(), &mut io::stderr())
         }
+        Command::Peers(command) => peers::peers(&command, &mut io::stdout()),
+        Command::RotateSecret(command) => secret::rotate(&command, &mut io::stdout()),
         Command::Pki(command) => pki::execute(command, &mut io::stdout()),
         Command::Demo => run_demo(),
     }

@@ -38,6 +38,8 @@ pub struct Config {
     pub core: Option<Core>,
     /// Blocks on disk and in memory.
     pub store: Store,
+    /// The other edges of the LAN; a node that is only a core has nothing to do with them.
+    pub peers: Peers,
     /// What all flows together may use.
     pub limits: Limits,
     /// The connection between edge and core.
@@ -87,7 +89,12 @@ pub enum InterceptMode {
     /// By the kernel's TPROXY: the socket is bound to the server's address.
     Tproxy(Rules),
     /// By destination NAT: the server's address is asked of the kernel.
-    Redirect(Rules),
+    Redirect {
+        /// What is handed over.
+        rules: Rules,
+        /// Whether the connections of this machine's own programs are handed over too.
+        local: bool,
+    },
     /// By the client's own doing: everything accepted is for one server.
     Listen {
         /// The server.
@@ -113,6 +120,21 @@ pub struct Core {
     pub allow_servers: AllowServers,
     /// How long a server may take to accept a connection.
     pub dial_timeout: Duration,
+    /// What a peer has to prove to be given a block.
+    pub proofs: Proofs,
+    /// How long blocks named under the previous server secret stay good.
+    pub secret_grace: Duration,
+    /// Sites whose edges may be referred to each other; those of one site always may.
+    pub site_groups: Vec<Vec<SiteName>>,
+}
+
+/// What the references of a core are made with, and so what peers prove to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proofs {
+    /// A secret for each block, made with the server secret: knowing the content is not enough.
+    Keyed,
+    /// The hash of the content alone.
+    Plain,
 }
 
 /// Blocks on disk and in memory.
@@ -124,6 +146,31 @@ pub struct Store {
     pub memory: ByteSize,
     /// The directory.
     pub dir: PathBuf,
+    /// Whether peers are answered and given blocks.
+    pub share: bool,
+}
+
+/// The other edges of the LAN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peers {
+    /// Whether there are any: without, nobody is asked and nobody served.
+    pub enabled: bool,
+    /// Where datagrams of discovery (UDP) and requests for blocks (TCP) come in.
+    pub listen: SocketAddr,
+    /// The interfaces that discovery uses; none named: it chooses.
+    pub interfaces: Vec<String>,
+    /// Whether peers are asked by IPv4 broadcast.
+    pub broadcast: bool,
+    /// Whether peers are asked by IPv4 and IPv6 multicast.
+    pub multicast: bool,
+    /// Peers that are asked by unicast as well, wherever they are.
+    pub static_peers: Vec<SocketAddr>,
+    /// Where other edges are told to reach this one; none named: at the addresses of its interfaces.
+    pub advertise: Vec<SocketAddr>,
+    /// Peers served at a time.
+    pub connections: u32,
+    /// Bytes a second served at most, to all peers together.
+    pub rate: Option<ByteSize>,
 }
 
 /// What all flows together may use.

@@ -165,7 +165,7 @@ fn intercept_settings(
 ) -> InterceptSettings {
     let (mode, rules) = match &intercept.mode {
         InterceptMode::Tproxy(rules) => (Mode::TProxy, Some(rules)),
-        InterceptMode::Redirect(rules) => (Mode::Redirect, Some(rules)),
+        InterceptMode::Redirect { rules, .. } => (Mode::Redirect, Some(rules)),
         InterceptMode::Listen { server } => {
             let server = server.to_string().parse().expect("host:port was parsed from the configuration");
             (Mode::Listen { server }, None)
@@ -176,7 +176,7 @@ fn intercept_settings(
         listen: intercept.listen,
         ports: rules.map_or_else(Vec::new, |rules| rules.ports.iter().collect()),
         manage_nftables: rules.is_some_and(|rules| rules.manage_nftables),
-        local: false,
+        local: matches!(intercept.mode, InterceptMode::Redirect { local: true, .. }),
         servers: settings.routes.iter().map(|(servers, _)| servers.network()).collect(),
         cores: cores.to_vec(),
         instance: format!("{}-{}", config.node.name, intercept.listen.port()),
@@ -405,7 +405,27 @@ const QUARANTINE_SERVERS_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    #[test]
+    fn this_machines_own_connections_are_caught_where_the_configuration_says_so() {
+        let intercept = |port: u16, more: &str| {
+            format!(
+                "[[edge.intercept]]\nmode = 'redirect'\nlisten = '0.0.0.0:{port}'\nports = [445]\n{more}\n"
+            )
+        };
+        let text = format!(
+            "[node]\nname = 'gw'\n{}{}[[edge.route]]\nservers = ['10.2.0.0/16']\ncore = '10.2.0.1:7400'",
+            intercept(7445, ""),
+            intercept(7446, "local = true")
+        );
+        let config = Config::parse(&text, Path::new("w.toml")).unwrap();
+        let edge = config.edge.as_ref().unwrap();
+        let local = |one| intercept_settings(&config, edge, one, &[]).local;
+        assert_eq!(edge.intercepts.iter().map(local).collect::<Vec<_>>(), [false, true]);
+    }
 
     #[test]
     fn a_server_in_quarantine_comes_back_and_their_number_is_bounded() {

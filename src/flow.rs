@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  leg ──read──▶ shim ──spans──▶ Sending ──frames──▶ stream      (LITERAL, DATA, REF)
-//!  leg ◀─write── Receiving ◀──frames── stream                    store, then FETCH, for what is missing
+//!  leg ◀─write── Receiving ◀──frames── stream                    store, then `fetch.rs`, for what is missing
 //! ```
 //!
 //! Everything of a flow happens in one task that waits for whichever comes first, so that no direction, fetch or
@@ -31,18 +31,19 @@ pub mod receiving;
 pub mod sending;
 pub mod window;
 
-use self::receiving::{Output, Receiving, Violation};
+use self::receiving::{LOOKAHEAD, Output, Receiving, Violation, Wanted};
 use self::sending::Sending;
 use crate::block::Block;
 use crate::fault::ResetReason;
+use crate::fetch::plan::Want;
+use crate::fetch::{Blocks, FlowFetches, WANTS_MAX};
 use crate::metrics::{Metrics, Source};
 use crate::relay::SETTLE;
 use crate::shim::{Shim, Span};
-use crate::store::Store;
 use crate::wan::frames::{READ_BYTES, push_frame};
 use crate::wan::session::Hearing;
 use crate::wan::transport::STREAM_WINDOW;
-use crate::wan::{FetchRequest, FlowPort, FlowStream, LinkError, Progress, code};
+use crate::wan::{FetchRequest, FlowPort, FlowStream, Progress, code};
 
 /// How a flow ended.
 #[derive(Debug)]
@@ -75,7 +76,9 @@ pub struct Flow {
     /// Bytes of the client that went out before OPENED came; `None` once it did.
     pub unopened: Option<Vec<Bytes>>,
     /// Where references are looked up and blocks kept.
-    pub store: Store,
+    pub blocks: Blocks,
+    /// Brings what is not there.
+    pub fetches: FlowFetches,
     /// Counts.
     pub metrics: Metrics,
 }
@@ -83,22 +86,8 @@ pub struct Flow {
 /// Results of what ran beside the flow's loop.
 enum Job {
     LookedUp(u64, Option<Block>),
-    /// Every block that came is in the flow's queue of fetched blocks already.
-    Fetched(Result<(), LinkError>),
-}
-
-/// What runs beside the flow's loop, and where fetched blocks come in as they arrive.
-struct Jobs {
-    set: JoinSet<Job>,
-    fetched: mpsc::Receiver<(u64, Option<Bytes>)>,
-    blocks: mpsc::Sender<(u64, Option<Bytes>)>,
-}
-
-impl Jobs {
-    fn new() -> Self {
-        let (blocks, fetched) = mpsc::channel(FETCHED_QUEUE);
-        Self { set: JoinSet::new(), fetched, blocks }
-    }
+    /// What is missing was asked for; it comes through the flow's fetches.
+    Wanted,
 }
 
 /// What the loop holds between its parts.
@@ -190,7 +179,7 @@ impl Flow {
     /// Moves bytes until the flow is over.
     async fn carry(&mut self, leg: &mut TcpStream, buffers: &mut Buffers) -> Result<(), End> {
         let (leg_read, mut leg_write) = leg.split();
-        let mut jobs = Jobs::new();
+        let mut jobs = JoinSet::new();
         let mut stopped = std::pin::pin!(self.stream.send.stopped());
         // Frames may have come together with the one that opened the flow.
         self.handle_frames()?;
@@ -230,7 +219,7 @@ impl Flow {
         leg_read: &ReadHalf<'_>,
         leg_write: &mut WriteHalf<'_>,
         buffers: &mut Buffers,
-        jobs: &mut Jobs,
+        jobs: &mut JoinSet<Job>,
         stopped: std::pin::Pin<&mut impl Future<Output = Result<Option<VarInt>, quinn::StoppedError>>>,
     ) -> Result<(), End> {
         let broken = match buffers.leg {
@@ -294,14 +283,14 @@ impl Flow {
             () = link.closed(), if buffers.recv_ended => return Err(End::Reset(ResetReason::LinkLost)),
             Ok(()) = self.port.progress.changed() => {
                 let latest = *self.port.progress.borrow_and_update();
-                self.sending.handle_progress(latest.resolved, latest.credit);
+                self.sending.handle_progress(latest.resolved, latest.blocks, latest.credit);
             }
             Some(request) = self.port.fetches.recv() => self.handle_fetch(request),
-            Some((number, bytes)) = jobs.fetched.recv() => {
-                let taken = self.receiving.handle_fetched(number, bytes, Instant::now());
+            Some((number, block)) = self.fetches.fetched.recv() => {
+                let taken = self.receiving.handle_fetched(number, block, Instant::now());
                 taken.map_err(|violation| self.violated(violation))?;
             }
-            Some(job) = jobs.set.join_next(), if !jobs.set.is_empty() => self.handle_job(job)?,
+            Some(job) = jobs.join_next(), if !jobs.is_empty() => self.handle_job(job)?,
             () = sleep_until_some(wakeup) => {
                 let now = Instant::now();
                 self.sending.handle_timeout(now);
@@ -372,14 +361,14 @@ impl Flow {
             self.stream.reader.poll_frame().map_err(|_| End::Reset(ResetReason::Protocol))?
         {
             if let wanigan_parsers::wan::Frame::Opened { credit, .. } = &frame {
-                self.sending.handle_progress(0, *credit);
+                self.sending.handle_progress(0, 0, *credit);
             }
             self.receiving.handle_frame(frame, now).map_err(|violation| self.violated(violation))?;
         }
         Ok(())
     }
 
-    fn handle_outputs(&mut self, buffers: &mut Buffers, jobs: &mut Jobs) -> Result<(), End> {
+    fn handle_outputs(&mut self, buffers: &mut Buffers, jobs: &mut JoinSet<Job>) -> Result<(), End> {
         let again = buffers.unreported.take();
         let mut progress = again;
         while let Some(output) = self.receiving.poll_output() {
@@ -391,24 +380,16 @@ impl Flow {
                 Output::Opened(status) => {
                     return Err(End::NotOpened(status, self.unopened.take().unwrap_or_default()));
                 }
-                Output::LookUp(number, reference) => match self.store.get_now(&reference) {
-                    Some(block) => self.receiving.handle_looked_up(number, Some(block), Instant::now()),
-                    None => {
-                        let store = self.store.clone();
-                        jobs.set.spawn(async move {
-                            // A disk that hangs is a disk that does not have the block.
-                            let block = timeout(LOOK_UP_DEADLINE, store.get(&reference)).await;
-                            Job::LookedUp(number, block.ok().flatten())
-                        });
-                    }
-                },
-                Output::Fetch(numbers) => {
-                    debug!(count = numbers.len(), "references are not in the store; fetched from the core");
-                    let (link, flow) = (self.port.link().clone(), self.port.flow());
-                    let blocks = jobs.blocks.clone();
-                    jobs.set.spawn(async move { Job::Fetched(link.fetch(flow, numbers, &blocks).await) });
+                Output::LookUp(wanted) => self.look_up(wanted, jobs),
+                Output::Fetch(wanted) => {
+                    debug!(count = wanted.len(), "references are not in the store");
+                    let wanting = self.fetches.want(wanted.into_iter().map(Want::from).collect());
+                    jobs.spawn(async move {
+                        wanting.await;
+                        Job::Wanted
+                    });
                 }
-                Output::Store(block) => self.store.put(block),
+                Output::Store(block) => self.blocks.keep(block),
                 Output::Write(bytes, source) => {
                     buffers.spans.clear();
                     self.shim.handle_input(self.sends.reverse(), &bytes, &mut buffers.spans);
@@ -417,7 +398,9 @@ impl Flow {
                         self.discard(buffers);
                     }
                 }
-                Output::Progress { resolved, credit } => progress = Some(Progress { resolved, credit }),
+                Output::Progress { resolved, blocks, credit } => {
+                    progress = Some(Progress { resolved, blocks, credit });
+                }
                 Output::Finish => buffers.leg_finish = LegFinish::Wanted,
                 Output::Reset => buffers.leg_reset = true,
             }
@@ -430,9 +413,23 @@ impl Flow {
         Ok(())
     }
 
+    fn look_up(&mut self, wanted: Wanted, jobs: &mut JoinSet<Job>) {
+        let (number, want) = (wanted.number, Want::from(wanted));
+        if let Some(block) = self.blocks.find_now(&want) {
+            return self.receiving.handle_looked_up(number, Some(block), Instant::now());
+        }
+        let blocks = self.blocks.clone();
+        jobs.spawn(async move {
+            // A disk that hangs is a disk that does not have the block.
+            let block = timeout(LOOK_UP_DEADLINE, blocks.find(&want)).await;
+            Job::LookedUp(number, block.ok().flatten())
+        });
+    }
+
     fn handle_fetch(&mut self, request: FetchRequest) {
+        let FetchRequest { number, refer, reply } = request;
         // Nobody waits for the answer any longer when its stream broke.
-        let _ = request.reply.send(self.sending.handle_fetch(request.number));
+        let _ = reply.send(self.sending.handle_fetch(number, refer));
     }
 
     fn handle_job(&mut self, job: Result<Job, JoinError>) -> Result<(), End> {
@@ -440,11 +437,7 @@ impl Flow {
             Ok(Job::LookedUp(number, block)) => {
                 self.receiving.handle_looked_up(number, block, Instant::now())
             }
-            Ok(Job::Fetched(Ok(()))) => {}
-            Ok(Job::Fetched(Err(error))) => {
-                debug!(error = &error as &dyn std::error::Error, "fetch failed");
-                return Err(End::Reset(ResetReason::Unresolved));
-            }
+            Ok(Job::Wanted) => {}
             // A bug of ours; the panic was logged.
             Err(_) => return Err(End::Reset(ResetReason::Unresolved)),
         }
@@ -553,6 +546,13 @@ impl Flow {
     }
 }
 
+impl From<Wanted> for Want {
+    fn from(wanted: Wanted) -> Self {
+        let Wanted { number, reference, older } = wanted;
+        Self { number, reference, older }
+    }
+}
+
 async fn write_leg(leg: &mut WriteHalf<'_>, writing: Option<&(Bytes, Option<Source>)>) -> io::Result<usize> {
     match writing {
         Some((bytes, _)) => match leg.write(bytes).await? {
@@ -576,8 +576,8 @@ const _: () = assert!(window::CREDIT_MAX < STREAM_WINDOW);
 /// How long a block may take from the disk before the core is asked instead.
 const LOOK_UP_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Fetched blocks that wait for the flow at most.
-const FETCHED_QUEUE: usize = 4;
+/// Whatever a flow looks ahead for has room among its wants.
+const _: () = assert!(LOOKAHEAD <= WANTS_MAX);
 
 /// How long what a leg said before its reset may take to the other side.
 const BROKEN_GRACE: Duration = Duration::from_secs(10);

@@ -2,13 +2,25 @@
 //!
 //! The record is a guess with a cheap correction: a block that the receiver turns out not to hold is fetched, and the
 //! flow pushes for a while. It is bounded: of two generations of digests the older one is forgotten when the younger
-//! is full; blocks in use move to the younger one.
+//! is full; blocks in use move to the younger one. Blocks on their way are counted apart, until the receiver said
+//! that it has them, or the flow that carried them is gone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
 use crate::block::Digest;
+
+/// What is known of one block at one edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Knowledge {
+    /// Nothing: it was never sent, or long ago.
+    Unknown,
+    /// A flow is sending it at this moment.
+    OnTheWay,
+    /// The edge said that it has it.
+    Held,
+}
 
 /// What one edge was sent. Shared by the flows of that edge; every call is short and none waits.
 #[derive(Debug)]
@@ -23,6 +35,8 @@ struct Generations {
     store: [u8; 16],
     young: HashSet<u64>,
     old: HashSet<u64>,
+    /// Blocks that flows are sending, and how many flows do. Bounded by what those flows have credit for.
+    on_the_way: HashMap<u64, u32>,
 }
 
 impl Record {
@@ -36,26 +50,61 @@ impl Record {
     pub fn handle_store(&self, store: [u8; 16]) {
         self.with(|generations| {
             if generations.store != store {
-                *generations = Generations { store, ..Generations::default() };
+                let on_the_way = mem::take(&mut generations.on_the_way);
+                *generations = Generations { store, on_the_way, ..Generations::default() };
             }
         });
     }
 
-    /// Returns whether the edge was sent the block.
-    pub fn knows(&self, digest: &Digest) -> bool {
+    /// Returns what is known of a block that is being used.
+    pub fn knows(&self, digest: &Digest) -> Knowledge {
         let entry = entry(digest);
         self.with(|generations| {
             let old = generations.old.contains(&entry);
             if old {
                 self.insert(generations, entry);
             }
-            old || generations.young.contains(&entry)
+            if old || generations.young.contains(&entry) {
+                Knowledge::Held
+            } else if generations.on_the_way.contains_key(&entry) {
+                Knowledge::OnTheWay
+            } else {
+                Knowledge::Unknown
+            }
         })
     }
 
-    /// Notes that the edge was sent the block.
+    /// Notes that a flow sends the block. Exactly one of the next two calls follows for it.
+    pub fn handle_sent(&self, digest: &Digest) {
+        self.with(|generations| *generations.on_the_way.entry(entry(digest)).or_default() += 1);
+    }
+
+    /// Notes that the edge has a block that [`Record::handle_sent`] was called for.
+    pub fn handle_received(&self, digest: &Digest) {
+        let entry = entry(digest);
+        self.with(|generations| {
+            generations.arrive(entry);
+            self.insert(generations, entry);
+        });
+    }
+
+    /// Notes that a block that [`Record::handle_sent`] was called for may not have arrived: its flow is gone.
+    pub fn handle_lost(&self, digest: &Digest) {
+        self.with(|generations| generations.arrive(entry(digest)));
+    }
+
+    /// Notes that the edge has the block, wherever it took it from.
     pub fn learn(&self, digest: &Digest) {
         self.with(|generations| self.insert(generations, entry(digest)));
+    }
+
+    /// Notes that the edge does not have the block, whatever was known.
+    pub fn forget(&self, digest: &Digest) {
+        let entry = entry(digest);
+        self.with(|generations| {
+            generations.young.remove(&entry);
+            generations.old.remove(&entry);
+        });
     }
 
     fn insert(&self, generations: &mut Generations, entry: u64) {
@@ -67,6 +116,17 @@ impl Record {
 
     fn with<T>(&self, call: impl FnOnce(&mut Generations) -> T) -> T {
         call(&mut self.generations.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Generations {
+    fn arrive(&mut self, entry: u64) {
+        if let Some(count) = self.on_the_way.get_mut(&entry) {
+            *count -= 1;
+            if *count == 0 {
+                self.on_the_way.remove(&entry);
+            }
+        }
     }
 }
 
@@ -84,10 +144,10 @@ mod tests {
         let record = Record::new(8);
         for n in 0..40 {
             record.learn(&digest(n));
-            assert!(record.knows(&digest(0)));
+            assert_eq!(record.knows(&digest(0)), Knowledge::Held);
         }
-        assert!(!record.knows(&digest(1)));
-        assert!(record.knows(&digest(39)));
+        assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
+        assert_eq!(record.knows(&digest(39)), Knowledge::Held);
         let held = record.with(|generations| generations.young.len() + generations.old.len());
         assert!(held <= 8, "{held}");
     }
@@ -98,9 +158,26 @@ mod tests {
         record.handle_store([1; 16]);
         record.learn(&digest(1));
         record.handle_store([1; 16]);
-        assert!(record.knows(&digest(1)));
+        assert_eq!(record.knows(&digest(1)), Knowledge::Held);
         record.handle_store([2; 16]);
-        assert!(!record.knows(&digest(1)));
+        assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
+    }
+
+    #[test]
+    fn a_block_is_on_its_way_until_it_arrived_or_its_last_flow_is_gone() {
+        let record = Record::new(8);
+        record.handle_sent(&digest(1));
+        record.handle_sent(&digest(1));
+        record.handle_lost(&digest(1));
+        assert_eq!(record.knows(&digest(1)), Knowledge::OnTheWay);
+        record.handle_lost(&digest(1));
+        assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
+        record.handle_sent(&digest(1));
+        record.handle_received(&digest(1));
+        assert_eq!(record.knows(&digest(1)), Knowledge::Held);
+        record.forget(&digest(1));
+        assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
+        assert!(record.with(|generations| generations.on_the_way.is_empty()));
     }
 
     fn digest(n: u8) -> Digest {

@@ -6,10 +6,12 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use aws_lc_rs::rand;
+use tempfile::NamedTempFile;
 
 /// The length of every secret kept this way.
 pub const SECRET_BYTES: usize = 32;
@@ -48,14 +50,21 @@ pub enum SecretFileError {
     Random,
 }
 
+impl SecretFileError {
+    /// Returns whether there is no such file.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Returns the secret in a file, which is made with mode 0600 where there is none. Its directory must exist.
 ///
 /// # Errors
 /// [`SecretFileError`] when the file is exposed, malformed, or cannot be read or made.
 pub fn load_or_create(path: &Path) -> Result<[u8; SECRET_BYTES], SecretFileError> {
     match load(path) {
-        Err(SecretFileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => create(path),
-        loaded => loaded,
+        Err(error) if error.is_absent() => create(path),
+        loaded => loaded.map(|(secret, _)| secret),
     }
 }
 
@@ -84,33 +93,71 @@ pub(crate) fn open_private(path: &Path, forbidden: u32) -> Result<File, SecretFi
 /// Writes a new file with this mode from its first moment on, and never over one that exists.
 pub(crate) fn write_new(path: &Path, mode: u32, contents: &[u8]) -> Result<(), SecretFileError> {
     let io = |source| SecretFileError::Io { verb: "create", path: path.to_owned(), source };
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let permissions = fs::Permissions::from_mode(mode);
-    let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(dir).map_err(io)?;
-    file.write_all(contents).map_err(io)?;
+    let file = write_beside(path, mode, contents).map_err(io)?;
     file.as_file().sync_all().map_err(io)?;
     file.persist_noclobber(path).map_err(|error| io(error.error))?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+    sync_dir(path).map_err(io)
 }
 
-fn load(path: &Path) -> Result<[u8; SECRET_BYTES], SecretFileError> {
+/// Writes a secret over what a file holds, if anything, whole or not at all. The file belongs to whom `like` belongs:
+/// a command of root's must not take a secret away from the node.
+pub(crate) fn replace(path: &Path, secret: &[u8; SECRET_BYTES], like: &Path) -> Result<(), SecretFileError> {
+    let io = |source| SecretFileError::Io { verb: "replace", path: path.to_owned(), source };
+    let owner = fs::metadata(like).map_err(io)?;
+    let file = write_beside(path, 0o600, secret).map_err(io)?;
+    let written = file.as_file().metadata().map_err(io)?;
+    if (written.uid(), written.gid()) != (owner.uid(), owner.gid()) {
+        fchown(file.as_file(), Some(owner.uid()), Some(owner.gid())).map_err(io)?;
+    }
+    file.as_file().sync_all().map_err(io)?;
+    file.persist(path).map_err(|error| io(error.error))?;
+    sync_dir(path).map_err(io)
+}
+
+/// Writes a temporary file in the directory of `path`.
+fn write_beside(path: &Path, mode: u32, contents: &[u8]) -> io::Result<NamedTempFile> {
+    let permissions = fs::Permissions::from_mode(mode);
+    let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(dir_of(path))?;
+    file.write_all(contents)?;
+    Ok(file)
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(dir_of(path)).and_then(|dir| dir.sync_all())
+}
+
+fn dir_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Returns a secret and when its file was last written.
+pub(crate) fn load(path: &Path) -> Result<([u8; SECRET_BYTES], SystemTime), SecretFileError> {
     let mut file = open_private(path, 0o077)?;
+    let written = file.metadata().and_then(|metadata| metadata.modified());
+    let written =
+        written.map_err(|source| SecretFileError::Io { verb: "read", path: path.to_owned(), source })?;
     let malformed = || SecretFileError::Malformed { path: path.to_owned(), expected: SECRET_BYTES };
     let mut secret = [0; SECRET_BYTES];
     file.read_exact(&mut secret).map_err(|_| malformed())?;
     match file.read(&mut [0]) {
-        Ok(0) => Ok(secret),
+        Ok(0) => Ok((secret, written)),
         Ok(_) | Err(_) => Err(malformed()),
     }
 }
 
-fn create(path: &Path) -> Result<[u8; SECRET_BYTES], SecretFileError> {
+/// Draws a new secret.
+pub(crate) fn random() -> Result<[u8; SECRET_BYTES], SecretFileError> {
     let mut secret = [0; SECRET_BYTES];
     rand::fill(&mut secret).map_err(|_| SecretFileError::Random)?;
+    Ok(secret)
+}
+
+fn create(path: &Path) -> Result<[u8; SECRET_BYTES], SecretFileError> {
+    let secret = random()?;
     match write_new(path, 0o600, &secret) {
         // Another process was first: its secret is the one in use.
         Err(SecretFileError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
-            load(path)
+            load(path).map(|(secret, _)| secret)
         }
         Err(error) => Err(error),
         Ok(()) => Ok(secret),
@@ -171,6 +218,27 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = load_or_create(&dir.path().join("absent/secret")).unwrap_err();
         assert!(error.to_string().ends_with("absent/secret"), "{error}");
+    }
+
+    #[test]
+    fn a_replaced_secret_keeps_its_owner_and_mode_and_is_of_this_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("server-secret");
+        load_or_create(&path).unwrap();
+        // Only root can give files away; without, the owner is the same anyhow.
+        let given = std::os::unix::fs::chown(&path, Some(4321), Some(1234)).is_ok();
+        let before = fs::metadata(&path).unwrap();
+        let long_ago = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        File::open(&path).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(load(&path).unwrap().1, long_ago);
+        replace(&path, &[7; SECRET_BYTES], &path).unwrap();
+        let after = fs::metadata(&path).unwrap();
+        assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
+        assert!(!given || after.uid() == 4321);
+        assert_eq!(after.mode() & 0o7777, 0o600);
+        let (secret, written) = load(&path).unwrap();
+        assert!(secret == [7; SECRET_BYTES] && written > long_ago);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
     }
 
     #[test]

@@ -8,20 +8,22 @@
 //! mailboxes and never waits; a flow that reports progress never waits either; flows, fetches and control each have
 //! streams of their own (see [`transport::FETCH_STREAMS`] and the flows' permits).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
-use wanigan_parsers::wan::{Frame, FrameError, KeyId, NO_FLOW, Refusal, StreamKind, VERSION};
+use wanigan_parsers::wan::{
+    Frame, FrameError, KeyId, NO_FLOW, OlderKey, Referral, Refusal, StreamKind, VERSION,
+};
 
 pub mod core_link;
 pub mod frames;
@@ -79,13 +81,22 @@ pub enum LinkError {
     Unexpected,
 }
 
-/// What the core grants, from its WELCOME.
-#[derive(Debug, Clone, Copy)]
-pub struct Terms {
-    /// The core's current server secret.
+/// The time of a core, at a moment of this node's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CoreTime {
+    /// Milliseconds since 1970, as the core counts them.
+    pub time_ms: u64,
+    /// When that was.
+    pub at: Instant,
+}
+
+/// The server secrets that a core names blocks with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keys {
+    /// The current one.
     pub key: KeyId,
-    /// Flows at once.
-    pub flows: u32,
+    /// The one before, in its grace period.
+    pub older: Option<OlderKey>,
 }
 
 /// How far the receiver of a flow has come, as totals since the flow began.
@@ -93,17 +104,32 @@ pub struct Terms {
 pub struct Progress {
     /// References resolved.
     pub resolved: u64,
+    /// DATA frames taken.
+    pub blocks: u64,
     /// Credit given.
     pub credit: u64,
 }
 
-/// A reference of a flow that the other side asks for, and where the block goes.
+/// A reference of a flow that the other side asks for, and where the answer goes.
 #[derive(Debug)]
 pub struct FetchRequest {
     /// Number of the REF frame.
     pub number: u64,
-    /// Takes the answer: `None` for what is gone.
-    pub reply: oneshot::Sender<Option<Bytes>>,
+    /// Whether the asker would rather be told of an edge that has the block.
+    pub refer: bool,
+    /// Takes the answer.
+    pub reply: oneshot::Sender<FetchAnswer>,
+}
+
+/// What the other side answers to a fetch.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FetchAnswer {
+    /// The block, not verified yet.
+    Block(Bytes),
+    /// An edge that has it, or soon will.
+    Refer(Referral),
+    /// It is not retained any longer.
+    Gone,
 }
 
 /// A flow's place in its link: what the control and fetch streams have for it. Leaves the link when dropped.
@@ -150,7 +176,6 @@ pub struct Link(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     connection: Connection,
-    terms: Terms,
     control: mpsc::Sender<Frame<Bytes>>,
     flows: Mutex<HashMap<u64, Mailbox>>,
     next_flow: AtomicU64,
@@ -159,6 +184,11 @@ struct Inner {
     hearing: watch::Sender<Hearing>,
     /// The latest sign of life that the core returned.
     returned: AtomicU64,
+    /// What the core said last; nothing at a core.
+    time: watch::Sender<Option<CoreTime>>,
+    keys: watch::Sender<Option<Keys>>,
+    /// Where the edge said that it is reached; nothing at an edge.
+    reached: watch::Sender<Vec<SocketAddr>>,
 }
 
 /// A stream of a flow, first byte written or read.
@@ -194,9 +224,10 @@ impl Link {
         send.write_all(&bytes).await?;
         let mut reader = FrameReader::default();
         match read_frame(&mut recv, &mut reader).await? {
-            Frame::Welcome { version, key, flows, time_ms: _, retain: _ } if version >= VERSION_MIN => {
-                let terms = Terms { key, flows };
-                Ok(Self::start(connection, terms, send, recv, reader, drain))
+            Frame::Welcome { version, flows, time_ms, retain: _ } if version >= VERSION_MIN => {
+                let link = Self::start(connection, flows, send, recv, reader, drain);
+                link.handle_time(time_ms);
+                Ok(link)
             }
             Frame::Refuse(refusal) => Err(LinkError::Refused(refusal)),
             _ => Err(LinkError::Unexpected),
@@ -206,7 +237,7 @@ impl Link {
     /// Starts the control stream's tasks of a link whose hello is done.
     pub fn start(
         connection: Connection,
-        terms: Terms,
+        flows: u32,
         send: SendStream,
         recv: RecvStream,
         reader: FrameReader,
@@ -215,14 +246,16 @@ impl Link {
         let (control, frames) = mpsc::channel(CONTROL_QUEUE);
         let link = Self(Arc::new(Inner {
             connection,
-            terms,
             control,
             flows: Mutex::default(),
             next_flow: AtomicU64::new(0),
             fetch_permits: Arc::new(Semaphore::new(FETCH_STREAMS as usize)),
-            flow_permits: Arc::new(Semaphore::new(terms.flows as usize)),
+            flow_permits: Arc::new(Semaphore::new(flows as usize)),
             hearing: watch::Sender::new(Hearing::Clear),
             returned: AtomicU64::new(0),
+            time: watch::Sender::new(None),
+            keys: watch::Sender::new(None),
+            reached: watch::Sender::new(Vec::new()),
         }));
         let name = "control stream";
         drain.spawn(name, write_control(send, frames));
@@ -235,10 +268,34 @@ impl Link {
         link
     }
 
-    /// Returns what the core granted.
+    /// Follows the core's time: what it said at hello and with each sign of life.
     #[must_use]
-    pub fn terms(&self) -> &Terms {
-        &self.0.terms
+    pub fn time(&self) -> watch::Receiver<Option<CoreTime>> {
+        self.0.time.subscribe()
+    }
+
+    /// Follows the core's server secrets.
+    #[must_use]
+    pub fn keys(&self) -> watch::Receiver<Option<Keys>> {
+        self.0.keys.subscribe()
+    }
+
+    /// Follows where the edge is reached by others.
+    #[must_use]
+    pub fn reached(&self) -> watch::Receiver<Vec<SocketAddr>> {
+        self.0.reached.subscribe()
+    }
+
+    /// Tells the edge the core's server secrets.
+    pub async fn tell_keys(&self, keys: Keys) {
+        let Keys { key, older } = keys;
+        // A control stream that has ended is noticed by whoever owns the link.
+        let _ = self.0.control.send(Frame::Keys { key, older }).await;
+    }
+
+    /// Tells the core where this edge is reached by others.
+    pub async fn tell_reached(&self, addresses: Vec<SocketAddr>) {
+        let _ = self.0.control.send(Frame::Reached(addresses)).await;
     }
 
     /// Returns the connection's round trip time.
@@ -286,39 +343,48 @@ impl Link {
     /// with larger totals says it all.
     #[must_use]
     pub fn report(&self, flow: u64, progress: Progress) -> bool {
-        let Progress { resolved, credit } = progress;
-        self.0.control.try_send(Frame::Progress { flow, resolved, credit }).is_ok()
+        let Progress { resolved, blocks, credit } = progress;
+        self.0.control.try_send(Frame::Progress { flow, resolved, blocks, credit }).is_ok()
     }
 
-    /// Asks the other side for references of a flow; each answer goes to `blocks` as soon as it is there, `None` for
-    /// what is gone.
+    /// Asks the other side for references of a flow; each answer goes to `answers` as soon as it is there. With `refer`
+    /// it may name an edge that has a block in the block's place.
     ///
     /// # Errors
     /// [`LinkError`] when the link breaks, or nothing arrives for [`FETCH_SILENCE`] however slow the line is.
     pub async fn fetch(
         &self,
         flow: u64,
+        refer: bool,
         numbers: Vec<u64>,
-        blocks: &mpsc::Sender<(u64, Option<Bytes>)>,
+        answers: &mpsc::Sender<(u64, FetchAnswer)>,
     ) -> Result<(), LinkError> {
         let _permit = self.0.fetch_permits.acquire().await.expect("the semaphore is never closed");
         let (mut send, mut recv) = self.0.connection.open_bi().await?;
         let mut bytes = vec![StreamKind::Fetch.to_byte()];
-        let count = numbers.len();
-        Frame::<Bytes>::Fetch { flow, numbers }.encode(&mut bytes);
+        let mut asked: HashSet<u64> = numbers.iter().copied().collect();
+        Frame::<Bytes>::Fetch { flow, refer, numbers }.encode(&mut bytes);
         send.write_all(&bytes).await?;
         let _ = send.finish();
         let mut reader = FrameReader::default();
-        for _ in 0..count {
+        while !asked.is_empty() {
             let frame = timeout(FETCH_SILENCE, read_frame(&mut recv, &mut reader)).await;
-            let block = match frame.map_err(|_| LinkError::TimedOut(FETCH_SILENCE))?? {
-                Frame::Block(number, bytes) => (number, Some(bytes)),
-                Frame::Gone(number) => (number, None),
+            let answered = match frame.map_err(|_| LinkError::TimedOut(FETCH_SILENCE))?? {
+                Frame::Block(number, bytes) => vec![(number, FetchAnswer::Block(bytes))],
+                Frame::Gone(number) => vec![(number, FetchAnswer::Gone)],
+                Frame::Refer { referral, numbers } => {
+                    numbers.into_iter().map(|number| (number, FetchAnswer::Refer(referral.clone()))).collect()
+                }
                 _ => return Err(LinkError::Unexpected),
             };
-            if blocks.send(block).await.is_err() {
-                // The flow has ended.
-                return Ok(());
+            for (number, answer) in answered {
+                if !asked.remove(&number) {
+                    return Err(LinkError::Unexpected);
+                }
+                if answers.send((number, answer)).await.is_err() {
+                    // Nobody waits any longer.
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -329,23 +395,35 @@ impl Link {
     /// # Errors
     /// [`LinkError`] when the stream breaks or asks for what it may not.
     pub async fn answer_fetch(&self, mut send: SendStream, mut recv: RecvStream) -> Result<(), LinkError> {
-        let Frame::Fetch { flow, numbers } = read_frame(&mut recv, &mut FrameReader::default()).await? else {
+        let Frame::Fetch { flow, refer, numbers } = read_frame(&mut recv, &mut FrameReader::default()).await?
+        else {
             return Err(LinkError::Unexpected);
         };
         let _ = send.set_priority(FETCH_PRIORITY);
         let fetches = self.with_flows(|flows| flows.get(&flow).map(|mailbox| mailbox.fetches.clone()));
+        let mut referrals = Referrals::default();
         // One at a time: what is on its way is bounded by the stream, not by what was asked for.
         for number in numbers {
             let (reply, answer) = oneshot::channel();
             let asked = match &fetches {
-                Some(fetches) => fetches.send(FetchRequest { number, reply }).await.is_ok(),
+                Some(fetches) => fetches.send(FetchRequest { number, refer, reply }).await.is_ok(),
                 None => false,
             };
-            let block = if asked { answer.await.unwrap_or(None) } else { None };
-            let mut chunks = Vec::with_capacity(2);
-            push_frame(block.map_or(Frame::Gone(number), |bytes| Frame::Block(number, bytes)), &mut chunks);
+            let answer = if asked { answer.await.unwrap_or(FetchAnswer::Gone) } else { FetchAnswer::Gone };
+            let frame = match answer {
+                FetchAnswer::Block(bytes) => Frame::Block(number, bytes),
+                FetchAnswer::Gone => Frame::Gone(number),
+                FetchAnswer::Refer(referral) => {
+                    referrals.add(referral, number);
+                    continue;
+                }
+            };
+            // Who is referred elsewhere need not wait for the bytes of others.
+            let mut chunks = referrals.take();
+            push_frame(frame, &mut chunks);
             send.write_all_chunks(&mut chunks).await?;
         }
+        send.write_all_chunks(&mut referrals.take()).await?;
         let _ = send.finish();
         Ok(())
     }
@@ -425,7 +503,7 @@ impl Link {
                 () = sleep(LIVENESS_TICK) => {
                     ticks += 1;
                     if ticks % SIGN_TICKS == 0 {
-                        let _ = self.report(NO_FLOW, Progress { resolved: ticks, credit: 0 });
+                        let _ = self.report(NO_FLOW, Progress { resolved: ticks, ..Progress::default() });
                     }
                     let hearing = liveness.handle_count(self.0.returned.load(Ordering::Relaxed), Instant::now());
                     self.0.hearing.send_if_modified(|before| std::mem::replace(before, hearing) != hearing);
@@ -435,17 +513,47 @@ impl Link {
     }
 
     /// Returns a sign of life at a core, takes note of the returned one at an edge.
-    fn handle_sign(&self, sign: u64) {
+    fn handle_sign(&self, sign: u64, time_ms: u64) {
         if self.0.connection.side().is_server() {
             // Without room for it now the next one will do.
-            let _ = self.report(NO_FLOW, Progress { resolved: sign, credit: 0 });
+            let returned = Progress { resolved: sign, blocks: 0, credit: unix_time_ms() };
+            let _ = self.report(NO_FLOW, returned);
         } else {
             self.0.returned.fetch_max(sign, Ordering::Relaxed);
+            self.handle_time(time_ms);
         }
+    }
+
+    fn handle_time(&self, time_ms: u64) {
+        // It was said half a round trip ago.
+        let way = u64::try_from(self.rtt().as_millis() / 2).unwrap_or(0);
+        let time_ms = time_ms.saturating_add(way);
+        self.0.time.send_replace(Some(CoreTime { time_ms, at: Instant::now() }));
     }
 
     fn with_flows<T>(&self, call: impl FnOnce(&mut HashMap<u64, Mailbox>) -> T) -> T {
         call(&mut self.0.flows.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Referrals that wait to be written, a frame for each edge.
+#[derive(Debug, Default)]
+struct Referrals(Vec<(Referral, Vec<u64>)>);
+
+impl Referrals {
+    fn add(&mut self, referral: Referral, number: u64) {
+        match self.0.iter_mut().find(|(same, _)| *same == referral) {
+            Some((_, numbers)) => numbers.push(number),
+            None => self.0.push((referral, vec![number])),
+        }
+    }
+
+    fn take(&mut self) -> Vec<Bytes> {
+        let mut chunks = Vec::new();
+        for (referral, numbers) in self.0.drain(..) {
+            push_frame(Frame::Refer { referral, numbers }, &mut chunks);
+        }
+        chunks
     }
 }
 
@@ -481,11 +589,20 @@ async fn write_control(
 async fn read_control(link: &Link, mut recv: RecvStream, mut reader: FrameReader) -> Result<(), LinkError> {
     loop {
         match read_frame(&mut recv, &mut reader).await {
-            Ok(Frame::Progress { flow: NO_FLOW, resolved, credit: _ }) => link.handle_sign(resolved),
-            Ok(Frame::Progress { flow, resolved, credit }) => link.with_flows(|flows| {
+            Ok(Frame::Progress { flow: NO_FLOW, resolved, blocks: _, credit }) => {
+                link.handle_sign(resolved, credit);
+            }
+            Ok(Frame::Keys { key, older }) if !link.0.connection.side().is_server() => {
+                link.0.keys.send_replace(Some(Keys { key, older }));
+            }
+            Ok(Frame::Reached(addresses)) if link.0.connection.side().is_server() => {
+                link.0.reached.send_replace(addresses);
+            }
+            Ok(Frame::Progress { flow, resolved, blocks, credit }) => link.with_flows(|flows| {
                 if let Some(mailbox) = flows.get(&flow) {
                     mailbox.progress.send_modify(|latest| {
                         latest.resolved = latest.resolved.max(resolved);
+                        latest.blocks = latest.blocks.max(blocks);
                         latest.credit = latest.credit.max(credit);
                     });
                 }
@@ -496,6 +613,14 @@ async fn read_control(link: &Link, mut recv: RecvStream, mut reader: FrameReader
             Err(StreamError::Read(_) | StreamError::Ended) => return Ok(()),
         }
     }
+}
+
+/// Returns this node's time, in milliseconds since 1970.
+#[must_use]
+pub fn unix_time_ms() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "the core's clock is the time of its domain")]
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Polls a future once.

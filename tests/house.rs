@@ -16,7 +16,7 @@ use self::source::{Source, repository_files, sources};
 ///
 /// From the roles down: role, flow, link, shim and store, block; what everybody may use stands at the end.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("cli", &["config", "node", "pki", "demo"]),
+    ("cli", &["admin", "config", "node", "pki", "demo", "server_secret"]),
     (
         "node",
         &["admin", "budget", "config", "core_role", "drain", "edge_role", "metrics", "pki", "secret_file"],
@@ -39,6 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "pki",
             "relay",
             "secret_file",
+            "server_secret",
             "shim",
             "store",
             "wan",
@@ -79,6 +80,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("budget", &[]),
     ("drain", &[]),
     ("secret_file", &[]),
+    ("server_secret", &["block", "secret_file"]),
     ("addr", &[]),
     ("fault", &[]),
 ];

@@ -1,9 +1,10 @@
 //! `wanigan check`: what a configuration that can be read would do on this machine.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::config::{Config, Peers};
 use crate::pki::NodeIdentity;
 
 /// Prints what will be used, and warns of what the start would stumble over.
@@ -34,7 +35,37 @@ fn warnings(config: &Config) -> Vec<String> {
     if let Some(listen) = config.admin.listen.filter(|listen| !listen.ip().is_loopback()) {
         warnings.push(format!("admin.listen: \"{listen}\" answers whoever reaches it, without a password"));
     }
+    if config.edge.is_some() && config.peers.enabled {
+        warnings.extend(peer_warnings(&config.peers));
+    }
     warnings
+}
+
+/// What would keep an edge from its peers. Which interfaces are chosen is known to a running node only.
+fn peer_warnings(peers: &Peers) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let in_use = in_use(peers.listen);
+    if !in_use.is_empty() {
+        let (listen, by) = (peers.listen, in_use.join(" and "));
+        warnings.push(format!("peers.listen: \"{listen}\" is in use over {by}, by this node if it runs"));
+    }
+    for name in &peers.interfaces {
+        if !Path::new("/sys/class/net").join(name).exists() {
+            warnings.push(format!("peers.interfaces: \"{name}\" is not there"));
+        }
+    }
+    if !peers.broadcast && !peers.multicast && peers.static_peers.is_empty() {
+        warnings
+            .push("peers.static: is empty, and broadcast and multicast are off: nobody is asked".to_owned());
+    }
+    warnings
+}
+
+/// Returns the protocols of peers for which an address cannot be had because somebody has it.
+fn in_use(listen: SocketAddr) -> Vec<&'static str> {
+    let taken = |bound: io::Result<()>| bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+    let tried = [("UDP", UdpSocket::bind(listen).map(drop)), ("TCP", TcpListener::bind(listen).map(drop))];
+    tried.into_iter().filter_map(|(protocol, bound)| taken(bound).then_some(protocol)).collect()
 }
 
 fn identity_warning(config: &Config) -> Option<String> {
@@ -75,6 +106,36 @@ mod tests {
         let mut other = config(dir.path(), "gw");
         other.node.name = "hq".parse().unwrap();
         assert_eq!(warnings(&other), ["would fail to run as hq of gw: the certificate is for gw of gw"]);
+    }
+
+    #[test]
+    fn peers_that_could_not_be_met_are_warned_of() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = listener.local_addr().unwrap();
+        let peers = |text: &str| {
+            let text = format!(
+                "[node]\nname = 'gw'\n[[edge.intercept]]\nmode = 'listen'\nlisten = '127.0.0.1:0'\nserver = 'a:1'\n
+                 [[edge.route]]\nservers = ['::/0']\ncore = 'c:1'\n[peers]\n{text}"
+            );
+            Config::parse(&text, Path::new("w.toml")).unwrap()
+        };
+        let all = |text: &str| {
+            let warnings = warnings(&peers(text)).into_iter();
+            warnings.filter(|warning| warning.starts_with("peers.")).collect::<Vec<_>>()
+        };
+        let listening = format!("listen = '{listen}'");
+        let in_use = format!("peers.listen: \"{listen}\" is in use over TCP, by this node if it runs");
+        assert_eq!(all(&listening), [in_use]);
+        assert_eq!(all(&format!("{listening}\nenabled = false")), Vec::<String>::new());
+        drop(listener);
+        assert_eq!(all(&listening), Vec::<String>::new());
+        assert_eq!(
+            all("listen = '127.0.0.1:0'\ninterfaces = ['lo', 'lan99']\nbroadcast = false\nmulticast = false"),
+            [
+                "peers.interfaces: \"lan99\" is not there",
+                "peers.static: is empty, and broadcast and multicast are off: nobody is asked",
+            ]
+        );
     }
 
     #[test]

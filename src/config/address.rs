@@ -20,8 +20,8 @@ pub enum AddressError {
     /// A network written as an address inside it.
     #[error("its host bits are set, \"{0}\" is the network")]
     HostBits(IpNet),
-    /// An IPv4 network in IPv6 clothes, which no connection would be compared with.
-    #[error("write IPv4 networks as IPv4")]
+    /// An IPv4 network or address in IPv6 clothes, which no connection would be compared with.
+    #[error("write IPv4 as IPv4")]
     MappedV4,
 }
 

@@ -10,7 +10,7 @@ use wanigan_parsers::wan::BLOCK_BYTES_MAX;
 use super::raw::{self, Allow, Field, Mode, Problems, Read as _};
 use super::{
     Admin, AllowRule, AllowServers, ByteSize, Config, Congestion, Core, Edge, Intercept, InterceptMode,
-    Limits, Link, Node, Problem, Routes, Rules, ServerNet, Store,
+    Limits, Link, Node, Peers, Problem, Proofs, Routes, Rules, ServerNet, Store,
 };
 use crate::pki::SiteName;
 
@@ -33,6 +33,7 @@ fn build(file: raw::File, dir: &Path, problems: &mut Problems) -> Option<Config>
     let node = file.node.required("node", problems).and_then(|raw| node(raw, dir, problems));
     let edge = file.edge.ok().map(|raw| edge(raw, problems));
     let core = file.core.ok().map(|raw| core(raw, problems));
+    let peers = peers(file.peers, problems);
     let limits = file.limits.ok().map_or(LIMITS, |raw| limits(raw, problems));
     let link = file.link.ok().map_or(LINK, |raw| Link { congestion: raw.congestion.or(LINK.congestion) });
     let admin = file
@@ -47,6 +48,7 @@ fn build(file: raw::File, dir: &Path, problems: &mut Problems) -> Option<Config>
         edge: edge.map_or(Some(None), |edge| edge.map(Some))?,
         core: core.map_or(Some(None), |core| core.map(Some))?,
         store,
+        peers,
         limits,
         link,
         admin,
@@ -89,6 +91,9 @@ fn intercept(raw: raw::Intercept, i: usize, problems: &mut Problems) -> Option<I
             if !matches!(raw.manage_nftables, Field::Absent) {
                 problems.note(&at("manage-nftables"), "belongs to the modes tproxy and redirect");
             }
+            if !matches!(raw.local, Field::Absent) {
+                problems.note(&at("local"), "belongs to the mode redirect");
+            }
             InterceptMode::Listen { server: raw.server.required(&at("server"), problems)? }
         }
         mode @ (Mode::Tproxy | Mode::Redirect) => {
@@ -99,7 +104,21 @@ fn intercept(raw: raw::Intercept, i: usize, problems: &mut Problems) -> Option<I
                 ports: raw.ports.required(&at("ports"), problems)?,
                 manage_nftables: raw.manage_nftables.or(MANAGE_NFTABLES),
             };
-            if mode == Mode::Tproxy { InterceptMode::Tproxy(rules) } else { InterceptMode::Redirect(rules) }
+            if mode == Mode::Redirect {
+                let local = raw.local.or(LOCAL);
+                if local && !rules.manage_nftables {
+                    problems.note(
+                        &at("local"),
+                        "is up to the rules, which manage-nftables = false leaves to you",
+                    );
+                }
+                InterceptMode::Redirect { rules, local }
+            } else {
+                if !matches!(raw.local, Field::Absent) {
+                    problems.note(&at("local"), "belongs to the mode redirect");
+                }
+                InterceptMode::Tproxy(rules)
+            }
         }
     };
     Some(Intercept { listen: listen?, mode })
@@ -132,7 +151,14 @@ fn core(raw: raw::Core, problems: &mut Problems) -> Option<Core> {
     if dial_timeout.is_zero() {
         problems.note("core.dial-timeout", "is zero: no server could be reached");
     }
-    Some(Core { listen: raw.listen.or(CORE_LISTEN), allow_servers: AllowServers::new(rules?), dial_timeout })
+    Some(Core {
+        listen: raw.listen.or(CORE_LISTEN),
+        allow_servers: AllowServers::new(rules?),
+        dial_timeout,
+        proofs: raw.proofs.or(PROOFS),
+        secret_grace: raw.secret_grace.ok().map_or(SECRET_GRACE, |span| span.0),
+        site_groups: raw.site_groups.or_none().into_iter().map(|group| group.0).collect(),
+    })
 }
 
 fn allow_rules(raw: Allow, i: usize, problems: &mut Problems) -> Vec<AllowRule> {
@@ -147,12 +173,44 @@ fn allow_rules(raw: Allow, i: usize, problems: &mut Problems) -> Vec<AllowRule> 
 }
 
 fn store(raw: Field<raw::Store>, state_dir: &Path, dir: &Path) -> Store {
-    let default = Store { size: STORE_SIZE, memory: STORE_MEMORY, dir: state_dir.join("store") };
+    let dir_of_state = state_dir.join("store");
+    let default = Store { size: STORE_SIZE, memory: STORE_MEMORY, dir: dir_of_state, share: SHARE };
     raw.ok().map_or(default.clone(), |raw| Store {
         size: raw.size.or(default.size),
         memory: raw.memory.or(default.memory),
         dir: raw.dir.ok().map_or(default.dir, |given| dir.join(given)),
+        share: raw.share.or(default.share),
     })
+}
+
+fn peers(raw: Field<raw::Peers>, problems: &mut Problems) -> Peers {
+    let default = Peers {
+        enabled: true,
+        listen: PEERS_LISTEN,
+        interfaces: Vec::new(),
+        broadcast: true,
+        multicast: true,
+        static_peers: Vec::new(),
+        advertise: Vec::new(),
+        connections: PEER_CONNECTIONS,
+        rate: None,
+    };
+    let Some(raw) = raw.ok() else { return default };
+    let peers = Peers {
+        enabled: raw.enabled.or(default.enabled),
+        listen: raw.listen.or(default.listen),
+        interfaces: raw.interfaces.or_none().into_iter().map(|name| name.0).collect(),
+        broadcast: raw.broadcast.or(default.broadcast),
+        multicast: raw.multicast.or(default.multicast),
+        static_peers: raw.static_peers.or_none().into_iter().map(|peer| peer.0).collect(),
+        advertise: raw.advertise.or_none().into_iter().map(|own| own.0).collect(),
+        connections: raw.connections.ok().map_or(default.connections, |count| count.0),
+        rate: raw.rate.ok().map_or(default.rate, |rate| rate.0),
+    };
+    if peers.rate.is_some_and(|rate| rate.as_u64() == 0) {
+        problems.note("peers.rate", "is zero: to serve nobody, set store.share = false");
+    }
+    peers
 }
 
 fn limits(raw: raw::Limits, problems: &mut Problems) -> Limits {
@@ -171,10 +229,12 @@ fn limits(raw: raw::Limits, problems: &mut Problems) -> Limits {
     limits
 }
 
-/// Two TCP listeners cannot share an address; the second would fail at start.
+/// Two listeners of one protocol cannot share an address; the second would fail at start.
 fn listeners_differ(config: &Config, problems: &mut Problems) {
+    let peers = config.edge.iter().filter(|_| config.peers.enabled).map(|_| config.peers.listen);
     let intercepts = config.edge.iter().flat_map(|edge| edge.intercepts.iter().map(|one| one.listen));
     let named = intercepts.enumerate().map(|(i, listen)| (format!("edge.intercept[{i}].listen"), listen));
+    let named = named.chain(peers.clone().map(|listen| ("peers.listen".to_owned(), listen)));
     let named = named.chain(config.admin.listen.map(|listen| ("admin.listen".to_owned(), listen)));
     let mut taken: BTreeMap<SocketAddr, String> = BTreeMap::new();
     for (key, listen) in named.filter(|(_, listen)| listen.port() != 0) {
@@ -184,6 +244,11 @@ fn listeners_differ(config: &Config, problems: &mut Problems) {
             taken.insert(listen, key);
         }
     }
+    // Discovery and links are both UDP.
+    let core = config.core.as_ref().map(|core| core.listen).filter(|listen| listen.port() != 0);
+    if let Some(listen) = core.filter(|core| peers.clone().any(|listen| listen == *core)) {
+        problems.note("peers.listen", format!("\"{listen}\" is taken by core.listen already"));
+    }
 }
 
 const STATE_DIR: &str = "/var/lib/wanigan";
@@ -191,10 +256,16 @@ const CA: &str = "/etc/wanigan/ca.pem";
 const CERTIFICATE: &str = "/etc/wanigan/node.pem";
 const KEY: &str = "/etc/wanigan/node.key";
 const MANAGE_NFTABLES: bool = true;
+const LOCAL: bool = false;
 const CORE_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 7400);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+const PROOFS: Proofs = Proofs::Keyed;
+const SECRET_GRACE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const STORE_SIZE: ByteSize = ByteSize::gib(10);
 const STORE_MEMORY: ByteSize = ByteSize::mib(256);
+const SHARE: bool = true;
+const PEERS_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 7747);
+const PEER_CONNECTIONS: u32 = 64;
 const LIMITS: Limits = Limits { memory: ByteSize::mib(512), flows: 10_000, retain: ByteSize::mib(16) };
 /// The largest block: below it a flow could not send even one reference.
 const RETAIN_MIN: ByteSize = ByteSize::bytes(BLOCK_BYTES_MAX as u64);

@@ -99,7 +99,7 @@ const SIZE_UNITS: Units = &[
 ];
 
 /// In milliseconds, largest first.
-const TIME_UNITS: Units = &[("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)];
+const TIME_UNITS: Units = &[("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)];
 
 fn scaled(text: &str, units: Units) -> Result<u64, QuantityError> {
     let text = text.trim();
@@ -142,7 +142,9 @@ mod tests {
 
     #[test]
     fn durations_are_read_in_each_unit() {
-        for (text, ms) in [("5 s", 5_000), ("250ms", 250), ("2 min", 120_000), ("1 h", 3_600_000)] {
+        for (text, ms) in
+            [("5 s", 5_000), ("250ms", 250), ("2 min", 120_000), ("1 h", 3_600_000), ("7d", 604_800_000)]
+        {
             assert_eq!(text.parse(), Ok(Span(Duration::from_millis(ms))), "{text}");
         }
     }

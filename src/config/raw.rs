@@ -4,7 +4,7 @@
 //! these structs are filled from a parsed [`toml::Value`] key by key, and every problem is noted with its place.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -12,7 +12,7 @@ use toml::Value;
 
 use super::address::{AddressError, AllowRule, HostPort, Ports, ServerNet};
 use super::quantity::{ByteSize, QuantityError, Span};
-use super::{Congestion, NoSuchWord, Problem};
+use super::{Congestion, NoSuchWord, Problem, Proofs};
 use crate::pki::{NameError, NodeName, SiteName};
 
 /// What a key holds.
@@ -114,6 +114,7 @@ tables! {
         "edge" edge: Edge,
         "core" core: Core,
         "store" store: Store,
+        "peers" peers: Peers,
         "limits" limits: Limits,
         "link" link: Link,
         "admin" admin: Admin,
@@ -139,6 +140,7 @@ tables! {
         "server" server: HostPort,
         "ports" ports: Ports,
         "manage-nftables" manage_nftables: bool,
+        "local" local: bool,
     }
     /// Which core serves which servers.
     Route at "edge.route" {
@@ -150,6 +152,9 @@ tables! {
         "listen" listen: SocketAddr,
         "allow-servers" allow_servers: Vec<Allow>,
         "dial-timeout" dial_timeout: Span,
+        "proofs" proofs: Proofs,
+        "secret-grace" secret_grace: Span,
+        "site-groups" site_groups: AnyNumber<SiteGroup>,
     }
     /// Rules for one site.
     AllowSite at "core.allow-servers" {
@@ -161,6 +166,19 @@ tables! {
         "size" size: ByteSize,
         "memory" memory: ByteSize,
         "dir" dir: PathBuf,
+        "share" share: bool,
+    }
+    /// The other edges of the LAN.
+    Peers at "peers" {
+        "enabled" enabled: bool,
+        "listen" listen: SocketAddr,
+        "interfaces" interfaces: AnyNumber<InterfaceName>,
+        "broadcast" broadcast: bool,
+        "multicast" multicast: bool,
+        "static" static_peers: AnyNumber<PeerAddr>,
+        "advertise" advertise: AnyNumber<PeerAddr>,
+        "connections" connections: Count,
+        "rate" rate: Rate,
     }
     /// What all flows together may use.
     Limits at "limits" {
@@ -201,6 +219,33 @@ pub(super) struct Count(pub(super) u32);
 #[derive(Debug)]
 pub(super) struct AdminListen(pub(super) Option<SocketAddr>);
 
+/// Bytes a second, or no limit.
+#[derive(Debug)]
+pub(super) struct Rate(pub(super) Option<ByteSize>);
+
+/// Where one host is reached.
+#[derive(Debug)]
+pub(super) struct PeerAddr(pub(super) SocketAddr);
+
+/// What the kernel calls an interface.
+#[derive(Debug)]
+pub(super) struct InterfaceName(pub(super) String);
+
+/// Sites that belong together, at least two.
+#[derive(Debug)]
+pub(super) struct SiteGroup(pub(super) Vec<SiteName>);
+
+/// A list that says something when it is empty, too.
+#[derive(Debug)]
+pub(super) struct AnyNumber<T>(pub(super) Vec<T>);
+
+impl<T> Field<AnyNumber<T>> {
+    /// Returns the list, empty where the key is absent.
+    pub(super) fn or_none(self) -> Vec<T> {
+        self.ok().map_or_else(Vec::new, |values| values.0)
+    }
+}
+
 impl Read for Allow {
     const FORM: &'static str = r#""10.2.0.0/16:445,139,80" or { site = "lisbon", servers = [...] }"#;
     const LIST: &'static str = AllowRule::LIST;
@@ -217,16 +262,37 @@ impl<T: Read> Read for Vec<T> {
     const FORM: &'static str = T::LIST;
 
     fn read(value: Value, at: &str, problems: &mut Problems) -> Option<Self> {
+        if value.as_array().is_some_and(Vec::is_empty) {
+            problems.note(at, format!("is empty: at least {}", T::FORM));
+        }
+        AnyNumber::read(value, at, problems).map(|values| values.0)
+    }
+}
+
+impl<T: Read> Read for AnyNumber<T> {
+    const FORM: &'static str = T::LIST;
+
+    fn read(value: Value, at: &str, problems: &mut Problems) -> Option<Self> {
         let Value::Array(values) = value else {
             return refuse(&value, Self::FORM, at, problems);
         };
-        if values.is_empty() {
-            problems.note(at, format!("is empty: at least {}", T::FORM));
-        }
         // Every entry is read, so that each tells its problems.
         let read =
             values.into_iter().enumerate().map(|(i, value)| T::read(value, &format!("{at}[{i}]"), problems));
-        read.collect::<Vec<_>>().into_iter().collect()
+        read.collect::<Vec<_>>().into_iter().collect::<Option<_>>().map(Self)
+    }
+}
+
+impl Read for SiteGroup {
+    const FORM: &'static str = "a list of at least two sites, such as [\"lisbon\", \"porto\"]";
+    const LIST: &'static str = "a list of lists of sites, such as [[\"lisbon\", \"porto\"]]";
+
+    fn read(value: Value, at: &str, problems: &mut Problems) -> Option<Self> {
+        // A site is always with itself, so a group of one says nothing: more likely the brackets are wrong.
+        if value.as_array().is_none_or(|sites| sites.len() < 2) {
+            return refuse(&value, Self::FORM, at, problems);
+        }
+        AnyNumber::read(value, at, problems).map(|sites| Self(sites.0))
     }
 }
 
@@ -305,6 +371,12 @@ from_text! {
     Span: "a duration, such as \"5 s\"",
     Mode: "\"tproxy\", \"redirect\" or \"listen\"",
     Congestion: "\"cubic\" or \"bbr\"",
+    Proofs: "\"keyed\" or \"plain\"",
+    PeerAddr: "the address:port of a host, such as \"10.1.5.7:7747\" or \"[fd00:1::7]:7747\""
+        ["a list of hosts' addresses and ports, such as [\"10.1.5.7:7747\"]"],
+    InterfaceName: "the name of an interface, such as \"lan0\""
+        ["a list of interfaces, such as [\"lan0\"]"],
+    Rate: "a size, sent in a second, such as \"100 MiB\", or \"unlimited\"",
     AdminListen: "address:port, such as \"127.0.0.1:9445\", or \"off\"",
 }
 
@@ -330,6 +402,54 @@ impl FromStr for Congestion {
             "bbr" => Ok(Self::Bbr),
             _ => Err(NoSuchWord),
         }
+    }
+}
+
+impl FromStr for Proofs {
+    type Err = NoSuchWord;
+
+    fn from_str(text: &str) -> Result<Self, NoSuchWord> {
+        match text {
+            "keyed" => Ok(Self::Keyed),
+            "plain" => Ok(Self::Plain),
+            _ => Err(NoSuchWord),
+        }
+    }
+}
+
+/// What Linux takes as a name (`dev_valid_name`): 1 to 15 bytes, no blank, '/' or ':'.
+impl FromStr for InterfaceName {
+    type Err = NoSuchWord;
+
+    fn from_str(text: &str) -> Result<Self, NoSuchWord> {
+        let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
+        let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':';
+        if fits && text.chars().all(plain) { Ok(Self(text.to_owned())) } else { Err(NoSuchWord) }
+    }
+}
+
+impl FromStr for PeerAddr {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let address: SocketAddr = text.parse().map_err(|_| AddressError::Form)?;
+        let ip = address.ip();
+        let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+        if address.port() == 0 || ip.is_unspecified() || ip.is_multicast() || broadcast {
+            return Err(AddressError::Form);
+        }
+        if ip != ip.to_canonical() {
+            return Err(AddressError::MappedV4);
+        }
+        Ok(Self(address))
+    }
+}
+
+impl FromStr for Rate {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        if text == "unlimited" { Ok(Self(None)) } else { text.parse().map(|rate| Self(Some(rate))) }
     }
 }
 

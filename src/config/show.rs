@@ -1,11 +1,13 @@
 //! A [`Config`] as a file with every key spelled out: what `wanigan check` prints, and what parses to the same again.
 
 use std::fmt::{self, Display, Formatter};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use super::quantity::Span;
 use super::{
-    Admin, AllowRule, Config, Congestion, Core, Edge, Intercept, InterceptMode, Limits, Link, Node, Store,
+    Admin, AllowRule, Config, Congestion, Core, Edge, Intercept, InterceptMode, Limits, Link, Node, Peers,
+    Proofs, Store,
 };
 
 impl Display for Config {
@@ -14,6 +16,7 @@ impl Display for Config {
         self.edge.as_ref().map_or(Ok(()), |edge| self::edge(edge, f))?;
         self.core.as_ref().map_or(Ok(()), |core| self::core(core, f))?;
         store(&self.store, f)?;
+        peers(&self.peers, f)?;
         limits(&self.limits, f)?;
         link(self.link, f)?;
         admin(self.admin, f)
@@ -25,6 +28,15 @@ impl Display for Congestion {
         f.write_str(match self {
             Self::Cubic => "cubic",
             Self::Bbr => "bbr",
+        })
+    }
+}
+
+impl Display for Proofs {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Keyed => "keyed",
+            Self::Plain => "plain",
         })
     }
 }
@@ -46,7 +58,7 @@ fn edge(edge: &Edge, f: &mut Formatter<'_>) -> fmt::Result {
 fn intercept(intercept: &Intercept, f: &mut Formatter<'_>) -> fmt::Result {
     let (mode, rules) = match &intercept.mode {
         InterceptMode::Tproxy(rules) => ("tproxy", Some(rules)),
-        InterceptMode::Redirect(rules) => ("redirect", Some(rules)),
+        InterceptMode::Redirect { rules, .. } => ("redirect", Some(rules)),
         InterceptMode::Listen { .. } => ("listen", None),
     };
     writeln!(f, "\n[[edge.intercept]]\nmode = {}\nlisten = {}", quoted(mode), quoted(intercept.listen))?;
@@ -54,10 +66,11 @@ fn intercept(intercept: &Intercept, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "ports = {}", list(rules.ports.iter()))?;
         writeln!(f, "manage-nftables = {}", rules.manage_nftables)?;
     }
-    if let InterceptMode::Listen { server } = &intercept.mode {
-        writeln!(f, "server = {}", quoted(server))?;
+    match &intercept.mode {
+        InterceptMode::Tproxy(_) => Ok(()),
+        InterceptMode::Redirect { local, .. } => writeln!(f, "local = {local}"),
+        InterceptMode::Listen { server } => writeln!(f, "server = {}", quoted(server)),
     }
-    Ok(())
 }
 
 fn core(core: &Core, f: &mut Formatter<'_>) -> fmt::Result {
@@ -67,12 +80,25 @@ fn core(core: &Core, f: &mut Formatter<'_>) -> fmt::Result {
     };
     writeln!(f, "\n[core]\nlisten = {}", quoted(core.listen))?;
     writeln!(f, "allow-servers = {}", list(core.allow_servers.iter().map(rule)))?;
-    writeln!(f, "dial-timeout = {}", quoted(Span(core.dial_timeout)))
+    writeln!(f, "dial-timeout = {}", quoted(Span(core.dial_timeout)))?;
+    writeln!(f, "proofs = {}\nsecret-grace = {}", quoted(core.proofs), quoted(Span(core.secret_grace)))?;
+    let group = |sites: &Vec<_>| list(sites.iter().map(quoted));
+    writeln!(f, "site-groups = {}", list(core.site_groups.iter().map(group)))
 }
 
 fn store(store: &Store, f: &mut Formatter<'_>) -> fmt::Result {
     writeln!(f, "\n[store]\nsize = {}\nmemory = {}", quoted(store.size), quoted(store.memory))?;
-    writeln!(f, "dir = {}", path(&store.dir))
+    writeln!(f, "dir = {}\nshare = {}", path(&store.dir), store.share)
+}
+
+fn peers(peers: &Peers, f: &mut Formatter<'_>) -> fmt::Result {
+    let addresses = |addresses: &[SocketAddr]| list(addresses.iter().map(quoted));
+    writeln!(f, "\n[peers]\nenabled = {}\nlisten = {}", peers.enabled, quoted(peers.listen))?;
+    writeln!(f, "interfaces = {}", list(peers.interfaces.iter().map(quoted)))?;
+    writeln!(f, "broadcast = {}\nmulticast = {}", peers.broadcast, peers.multicast)?;
+    writeln!(f, "static = {}\nadvertise = {}", addresses(&peers.static_peers), addresses(&peers.advertise))?;
+    let rate = peers.rate.map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string());
+    writeln!(f, "connections = {}\nrate = {}", peers.connections, quoted(rate))
 }
 
 fn limits(limits: &Limits, f: &mut Formatter<'_>) -> fmt::Result {

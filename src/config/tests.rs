@@ -18,6 +18,10 @@ mode = "tproxy"
 listen = "0.0.0.0:7445"
 ports = [445, 139, 80]
 [[edge.intercept]]
+mode = "redirect"
+listen = "0.0.0.0:7446"
+ports = [445, 139, 80]
+[[edge.intercept]]
 mode = "listen"
 listen = "127.0.0.1:1445"
 server = "fs1.hq.example:445"
@@ -113,6 +117,7 @@ fn every_error_of_a_file_is_told_at_once_with_key_value_and_form() {
         listen = "127.0.0.1:1445"
         ports = [0]
         manage-nftables = true
+        local = true
         [[edge.intercept]]
         mode = "nat"
         [[edge.route]]
@@ -123,8 +128,21 @@ fn every_error_of_a_file_is_told_at_once_with_key_value_and_form() {
         [core]
         allow-servers = ["10.2.0.0/16", { site = "a" }, 7]
         dial-timeout = "0 s"
+        proofs = "none"
+        secret-grace = 7
+        site-groups = [["lisbon", "porto"], ["faro"], "evora", ["a", "B"]]
         [store]
         size = 200
+        share = "yes"
+        [peers]
+        enabled = 1
+        listen = "7747"
+        interfaces = ["lan0", "", "a name too long"]
+        static = ["10.1.5.7", "10.1.5.7:0", "255.255.255.255:7747"]
+        advertise = ["[::]:7747", "[ff02::7747]:7747", "[::ffff:10.1.5.7]:7747"]
+        connections = 0
+        rate = "0 B"
+        peer = "10.1.5.7"
         [limits]
         memory = "8 MiB"
         flows = 0
@@ -145,16 +163,36 @@ fn every_error_of_a_file_is_told_at_once_with_key_value_and_form() {
         r#"edge.route[0].core: "10.0.0" is not host:port"#,
         r#"core.allow-servers[0]: "10.2.0.0/16" is not servers and ports, such as "10.2.0.0/16:445,139,80" or "[fd00:2::/32]:445""#,
         r#"core.allow-servers[2]: 7 is not servers and ports, such as "10.2.0.0/16:445,139,80" or "[fd00:2::/32]:445""#,
+        r#"core.proofs: "none" is not "keyed" or "plain""#,
+        r#"core.secret-grace: 7 is not a duration, such as "5 s""#,
+        r#"core.site-groups[1]: ["faro"] is not a list of at least two sites, such as ["lisbon", "porto"]"#,
+        r#"core.site-groups[2]: "evora" is not a list of at least two sites, such as ["lisbon", "porto"]"#,
+        "core.site-groups[3][1]: \"B\" is not a name of a-z, 0-9, '.' and '-'",
         r#"store.size: 200 is not a size, such as "512 MiB""#,
+        r#"store.share: "yes" is not true or false"#,
+        "peers.enabled: 1 is not true or false",
+        r#"peers.listen: "7747" is not address:port, such as "0.0.0.0:7445" or "[::]:7445""#,
+        r#"peers.interfaces[1]: "" is not the name of an interface, such as "lan0""#,
+        r#"peers.interfaces[2]: "a name too long" is not the name of an interface, such as "lan0""#,
+        r#"peers.static[0]: "10.1.5.7" is not the address:port of a host, such as "10.1.5.7:7747" or "[fd00:1::7]:7747""#,
+        r#"peers.static[1]: "10.1.5.7:0" is not the address:port of a host, such as "10.1.5.7:7747" or "[fd00:1::7]:7747""#,
+        r#"peers.static[2]: "255.255.255.255:7747" is not the address:port of a host, such as "10.1.5.7:7747" or "[fd00:1::7]:7747""#,
+        r#"peers.advertise[0]: "[::]:7747" is not the address:port of a host, such as "10.1.5.7:7747" or "[fd00:1::7]:7747""#,
+        r#"peers.advertise[1]: "[ff02::7747]:7747" is not the address:port of a host, such as "10.1.5.7:7747" or "[fd00:1::7]:7747""#,
+        r#"peers.advertise[2]: "[::ffff:10.1.5.7]:7747" is not the address:port of a host, such as "10.1.5.7:7747" or "[fd00:1::7]:7747": write IPv4 as IPv4"#,
+        "peers.connections: 0 is not a number from 1 to 1000000",
+        "peers.rate: is zero: to serve nobody, set store.share = false",
+        "peers.peer: unknown key, known here: enabled, listen, interfaces, broadcast, multicast, static, advertise, connections, rate",
         "limits.flows: 0 is not a number from 1 to 1000000",
         r#"link.congestion: "reno" is not "cubic" or "bbr""#,
         r#"admin.listen: "on" is not address:port, such as "127.0.0.1:9445", or "off""#,
-        "colour: unknown key, known here: node, edge, core, store, limits, link, admin",
+        "colour: unknown key, known here: node, edge, core, store, peers, limits, link, admin",
         "node.name: is missing: a name of a-z, 0-9, '.' and '-'",
         "edge.intercept[0].server: belongs to the mode listen",
         "edge.intercept[0].ports: is missing: a list of ports, such as [445, 139, 80]",
         "edge.intercept[1].ports: belongs to the modes tproxy and redirect",
         "edge.intercept[1].manage-nftables: belongs to the modes tproxy and redirect",
+        "edge.intercept[1].local: belongs to the mode redirect",
         "edge.intercept[1].server: is missing: host:port",
         "edge.intercept[2].listen: is missing: address:port, such as \"0.0.0.0:7445\" or \"[::]:7445\"",
         "edge.route[1].core: is missing: host:port",
@@ -195,8 +233,47 @@ fn two_listeners_on_one_address_are_refused() {
     let text = format!("{MINIMAL}\n[admin]\nlisten = \"127.0.0.1:1445\"");
     assert_eq!(
         problems(&text),
-        [r#"admin.listen: "127.0.0.1:1445" is taken by edge.intercept[1].listen already"#]
+        [r#"admin.listen: "127.0.0.1:1445" is taken by edge.intercept[2].listen already"#]
     );
+}
+
+#[test]
+fn peers_and_what_else_listens_differ_by_protocol() {
+    let peers = |listen: &str| format!("{MINIMAL}\n[peers]\nlisten = \"{listen}\"");
+    assert_eq!(
+        problems(&peers("0.0.0.0:7445")),
+        [r#"peers.listen: "0.0.0.0:7445" is taken by edge.intercept[0].listen already"#]
+    );
+    // Discovery and links are both UDP.
+    assert_eq!(
+        problems(&peers("0.0.0.0:7400")),
+        [r#"peers.listen: "0.0.0.0:7400" is taken by core.listen already"#]
+    );
+    let port_of_links = format!("{MINIMAL}\n[admin]\nlisten = \"0.0.0.0:7400\"");
+    assert!(parse(&port_of_links).is_ok());
+    for free in ["[::]:0", "0.0.0.0:7400\"\nenabled = false\n#"] {
+        assert!(parse(&peers(free)).is_ok(), "{free}");
+    }
+}
+
+#[test]
+fn this_machines_own_connections_are_redirects_alone_and_need_our_rules() {
+    let with = |keys: &str| {
+        parse(&MINIMAL.replace("\"0.0.0.0:7446\"", &format!("\"0.0.0.0:7446\"\n{keys}")))
+            .map_err(|e| e.to_string())
+    };
+    let mode = |config: &Config| config.edge.as_ref().unwrap().intercepts[1].mode.clone();
+    for (keys, expected) in [("", false), ("local = false", false), ("local = true", true)] {
+        let config = with(keys).unwrap();
+        assert!(
+            matches!(mode(&config), InterceptMode::Redirect { local, .. } if local == expected),
+            "{keys}"
+        );
+    }
+    let unmanaged = with("local = true\nmanage-nftables = false").unwrap_err();
+    assert!(unmanaged.contains("edge.intercept[1].local: is up to the rules"), "{unmanaged}");
+    let tproxy = MINIMAL.replace("mode = \"tproxy\"", "mode = \"tproxy\"\nlocal = false");
+    assert_eq!(problems(&tproxy), ["edge.intercept[0].local: belongs to the mode redirect"]);
 }
 
 #[test]
@@ -238,11 +315,13 @@ const FULL: &str = r#"
 node = { name = "a", site = "b", state-dir = "state", ca = "pki/ca.pem", certificate = "c.pem", key = "/k.key" }
 edge.intercept = [
     { mode = "redirect", listen = "[::]:1", ports = [80, 445], manage-nftables = false },
+    { mode = "redirect", listen = "[::]:3", ports = [80], local = true },
     { mode = "listen", listen = "127.0.0.1:2", server = "[fd00::1]:445" },
 ]
 edge.route = [{ servers = ["10.2.0.7"], core = "core:1" }, { servers = ["fd00::/32"], core = "[::1]:2" }]
-core = { listen = "[::]:7", allow-servers = [{ site = "b", servers = ["[::1]:1,2"] }], dial-timeout = "250 ms" }
-store = { size = "3 MB", memory = "0 B", dir = 'blocks "x"' }
+core = { listen = "[::]:7", allow-servers = [{ site = "b", servers = ["[::1]:1,2"] }], dial-timeout = "250 ms", proofs = "plain", secret-grace = "36 h", site-groups = [["b", "c"], ["b", "d", "e"]] }
+store = { size = "3 MB", memory = "0 B", dir = 'blocks "x"', share = false }
+peers = { enabled = false, listen = "127.0.0.1:0", interfaces = ["lan0", "wlan0.5"], broadcast = false, multicast = false, static = ["10.1.5.7:7747", "[fd00::7]:7747"], advertise = ["198.51.100.7:1"], connections = 3, rate = "100 MiB" }
 limits = { memory = "1 GiB", flows = 7, retain = "1 MiB" }
 link.congestion = "bbr"
 admin.listen = "off"
@@ -294,7 +373,7 @@ fn leaves(at: &str, value: &Value) -> BTreeMap<String, Value> {
             for value in values.iter().rev().filter(|value| value.is_table()) {
                 found.extend(leaves(at, value));
             }
-            if values.iter().any(|value| !value.is_table()) {
+            if values.is_empty() || values.iter().any(|value| !value.is_table()) {
                 found.insert(at.to_owned(), value.clone());
             }
         }

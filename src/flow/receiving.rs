@@ -1,23 +1,23 @@
 //! The receiving half of a flow: frames of the link in, bytes for the local leg out, in order. No I/O, no protocol.
 //!
-//! References are resolved ahead of the leg, as far as memory allows; the one at the head always has room. A
-//! reference that the store does not have is fetched from the sender, several at once. A block whose bytes do not
+//! References are resolved ahead of the leg, as far as memory allows; the one at the head always has room. References
+//! that the store does not have are looked for elsewhere (see `fetch.rs`), several at once. A block whose bytes do not
 //! match its reference never reaches the leg.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use wanigan_parsers::wan::{DialStatus, FETCH_NUMBERS_MAX, Frame, Reference};
+use wanigan_parsers::wan::{DialStatus, FETCH_NUMBERS_MAX, Frame};
 
 use super::sending::frame_cost;
 use super::window::{Overrun, Window};
-use crate::block::{Block, WrongBlock};
+use crate::block::{Block, Named, Reference, WrongBlock};
 use crate::budget::{Budget, Reservation};
 use crate::metrics::Source;
 
 /// References resolved ahead of the leg at most.
-const LOOKAHEAD: usize = 64;
+pub const LOOKAHEAD: usize = 64;
 
 /// References resolved before they are acknowledged at once.
 const ACK_EVERY: u64 = 32;
@@ -25,15 +25,18 @@ const ACK_EVERY: u64 = 32;
 /// How long an acknowledgement may wait for others.
 const ACK_DELAY: Duration = Duration::from_millis(25);
 
+/// How long word of a DATA frame that was taken may wait for others.
+const TAKEN_DELAY: Duration = Duration::from_millis(100);
+
 /// What the shell is to do.
 #[derive(Debug)]
 pub enum Output {
     /// The other side's dial ended.
     Opened(DialStatus),
     /// Look the block up in the store, then call [`Receiving::handle_looked_up`].
-    LookUp(u64, Reference),
-    /// Ask the sender for these references, then call [`Receiving::handle_fetched`] for each.
-    Fetch(Vec<u64>),
+    LookUp(Wanted),
+    /// Get these blocks from elsewhere, then call [`Receiving::handle_fetched`] for each.
+    Fetch(Vec<Wanted>),
     /// Keep the block.
     Store(Block),
     /// Write the bytes to the leg, then call [`Receiving::handle_written`].
@@ -42,6 +45,8 @@ pub enum Output {
     Progress {
         /// References resolved since the flow began.
         resolved: u64,
+        /// DATA frames taken since the flow began.
+        blocks: u64,
         /// Credit given since the flow began.
         credit: u64,
     },
@@ -49,6 +54,17 @@ pub enum Output {
     Finish,
     /// Reset the leg: the other side's was.
     Reset,
+}
+
+/// A block that a REF names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Number of the REF.
+    pub number: u64,
+    /// The block.
+    pub reference: Reference,
+    /// Its name under the core's older server secret.
+    pub older: Option<Named>,
 }
 
 /// Why the flow must be reset.
@@ -83,6 +99,9 @@ pub struct Receiving {
     /// Number of the next REF to arrive.
     next_number: u64,
     acked: u64,
+    /// DATA frames taken, and those that were reported.
+    blocks: u64,
+    blocks_acked: u64,
     ack_deadline: Option<Instant>,
     grant: Option<u64>,
     finished: bool,
@@ -99,8 +118,7 @@ enum Item {
 
 #[derive(Debug)]
 struct Ref {
-    number: u64,
-    reference: Reference,
+    wanted: Wanted,
     skip: usize,
     len: usize,
     state: RefState,
@@ -141,6 +159,8 @@ impl Receiving {
             writing: None,
             next_number: 0,
             acked: 0,
+            blocks: 0,
+            blocks_acked: 0,
             ack_deadline: None,
             grant: None,
             finished: false,
@@ -167,13 +187,13 @@ impl Receiving {
             Frame::Literal(bytes) => self.queue.push_back(Item::Literal(bytes)),
             Frame::Data(reference, bytes) => {
                 let block = Block::verify(reference, bytes)?;
+                self.blocks += 1;
                 self.queue.push_back(Item::Data(block.bytes().clone()));
                 self.outputs.push_back(Output::Store(block));
             }
-            Frame::Ref { reference, skip, len } => {
+            Frame::Ref { reference, older, skip, len } => {
                 self.queue.push_back(Item::Ref(Ref {
-                    number: self.next_number,
-                    reference,
+                    wanted: Wanted { number: self.next_number, reference, older },
                     skip: skip as usize,
                     len: len as usize,
                     state: RefState::Waiting,
@@ -210,25 +230,23 @@ impl Receiving {
         self.advance(now);
     }
 
-    /// Takes the sender's answer for one number of [`Output::Fetch`].
+    /// Takes the answer for one reference of [`Output::Fetch`], or `None` where nobody has the block.
     ///
     /// # Errors
-    /// [`Violation`] when the block is wrong or there is none: the flow must be reset.
+    /// [`Violation`] when there is none: the flow must be reset.
     pub fn handle_fetched(
         &mut self,
         number: u64,
-        bytes: Option<Bytes>,
+        block: Option<(Block, Source)>,
         now: Instant,
     ) -> Result<(), Violation> {
-        let bytes = bytes.ok_or(Violation::Unresolved(number))?;
+        let (block, source) = block.ok_or(Violation::Unresolved(number))?;
         let item = self.find(number).ok_or(Violation::OutOfPlace)?;
-        if !matches!(item.state, RefState::Fetching) {
+        if !matches!(item.state, RefState::Fetching) || *block.reference() != item.wanted.reference {
             return Err(Violation::OutOfPlace);
         }
-        let block = Block::verify(item.reference, bytes)?;
-        item.state = RefState::Ready(item.slice(block.bytes()), Source::Fetch);
+        item.state = RefState::Ready(item.slice(block.bytes()), source);
         self.unresolved -= 1;
-        self.outputs.push_back(Output::Store(block));
         self.advance(now);
         Ok(())
     }
@@ -271,7 +289,11 @@ impl Receiving {
     /// Returns whether everything up to FIN was written.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.finished && self.queue.is_empty() && self.writing.is_none() && self.acked == self.next_number
+        self.finished
+            && self.queue.is_empty()
+            && self.writing.is_none()
+            && self.acked == self.next_number
+            && self.blocks_acked == self.blocks
     }
 
     fn advance(&mut self, now: Instant) {
@@ -315,7 +337,8 @@ impl Receiving {
             }
             Item::Ref(item) => {
                 self.looking_ahead -= 1;
-                let cost = frame_cost(&Frame::Ref { reference: item.reference, skip: 0, len: 1 });
+                let Wanted { reference, older, .. } = item.wanted;
+                let cost = frame_cost(&Frame::Ref { reference, older, skip: 0, len: 1 });
                 let RefState::Ready(bytes, source) = item.state else {
                     unreachable!("only a ready reference is taken")
                 };
@@ -337,7 +360,7 @@ impl Receiving {
                 continue;
             }
             // The flow's base credit has room for the head; the others need room of their own.
-            let bytes = u64::from(item.reference.len);
+            let bytes = u64::from(item.wanted.reference.len);
             if self.reservation.grow(bytes) {
                 item.reserved = bytes;
             } else if place > 0 {
@@ -345,7 +368,7 @@ impl Receiving {
             }
             item.state = RefState::LookingUp;
             self.looking_ahead += 1;
-            self.outputs.push_back(Output::LookUp(item.number, item.reference));
+            self.outputs.push_back(Output::LookUp(item.wanted));
         }
     }
 
@@ -360,32 +383,36 @@ impl Receiving {
         if refs().any(|item| matches!(item.state, RefState::LookingUp)) {
             return;
         }
-        let numbers: Vec<u64> = refs()
+        let wanted: Vec<Wanted> = refs()
             .filter(|item| matches!(item.state, RefState::Missing))
-            .map(|item| item.number)
+            .map(|item| item.wanted)
             .take(FETCH_NUMBERS_MAX)
             .collect();
-        if numbers.is_empty() {
+        if wanted.is_empty() {
             return;
         }
-        for number in &numbers {
+        for Wanted { number, .. } in &wanted {
             self.find(*number).expect("it was found a moment ago").state = RefState::Fetching;
         }
-        self.outputs.push_back(Output::Fetch(numbers));
+        self.outputs.push_back(Output::Fetch(wanted));
     }
 
-    /// Tells the sender about new credit at once, about resolved references in batches.
+    /// Tells the sender about new credit at once, about resolved references and blocks taken in batches.
     fn report(&mut self, now: Instant) {
-        let resolved = self.resolved();
-        let due =
-            resolved - self.acked >= ACK_EVERY || self.ack_deadline.is_some_and(|deadline| deadline <= now);
+        let (resolved, blocks) = (self.resolved(), self.blocks);
+        let news = resolved - self.acked + (blocks - self.blocks_acked);
+        let due = news >= ACK_EVERY || self.ack_deadline.is_some_and(|deadline| deadline <= now);
         if due || self.grant.is_some() {
             self.acked = resolved;
+            self.blocks_acked = blocks;
             self.ack_deadline = None;
             self.grant = None;
-            self.outputs.push_back(Output::Progress { resolved, credit: self.window.granted() });
-        } else if resolved > self.acked && self.ack_deadline.is_none() {
-            self.ack_deadline = Some(now + ACK_DELAY);
+            self.outputs.push_back(Output::Progress { resolved, blocks, credit: self.window.granted() });
+        } else if news > 0 {
+            // What was resolved lets the sender go on; what was taken only tells others where it is.
+            let delay = if resolved > self.acked { ACK_DELAY } else { TAKEN_DELAY };
+            let deadline = self.ack_deadline.map_or(now + delay, |before| before.min(now + delay));
+            self.ack_deadline = Some(deadline);
         }
     }
 
@@ -397,7 +424,7 @@ impl Receiving {
         self.queue
             .iter()
             .find_map(|item| match item {
-                Item::Ref(item) if !matches!(item.state, RefState::Ready(..)) => Some(item.number),
+                Item::Ref(item) if !matches!(item.state, RefState::Ready(..)) => Some(item.wanted.number),
                 Item::Ref(_) | Item::Literal(_) | Item::Data(_) | Item::Fin | Item::Reset => None,
             })
             .unwrap_or(self.next_number)
@@ -405,7 +432,7 @@ impl Receiving {
 
     fn find(&mut self, number: u64) -> Option<&mut Ref> {
         self.queue.iter_mut().find_map(|item| match item {
-            Item::Ref(item) if item.number == number => Some(item),
+            Item::Ref(item) if item.wanted.number == number => Some(item),
             Item::Ref(_) | Item::Literal(_) | Item::Data(_) | Item::Fin | Item::Reset => None,
         })
     }

@@ -1,15 +1,16 @@
 //! The sending half of a flow: bytes of the local leg in, frames for the link out. No I/O.
 //!
-//! A shim's spans go through the splitter; each block then becomes a REF, if the record says that the other side was
-//! sent it, or DATA. The bytes behind a REF are retained until the other side acknowledged it: they cannot be read
-//! again, since we have no credentials at the server.
+//! A shim's spans go through the splitter; each block then becomes a REF, if the other side has it or can get it from
+//! a neighbour, or DATA. Which of the two is decided at the moment it is sent, so that of several flows that read the
+//! same new file only one sends each block. The bytes behind a REF are retained until the other side acknowledged it:
+//! they cannot be read again, since we have no credentials at the server.
 //!
 //! Limits: at `retain` bytes the flow's leg is not read until acknowledgements come. Where the node's budget has no
 //! room for another retained block, the block goes as DATA and the flow goes on. No frame begins without credit.
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,11 +18,13 @@ use wanigan_parsers::wan::Frame;
 
 use super::window::CREDIT_BASE;
 use crate::block::split::{CELL_BYTES, Piece, Splitter};
-use crate::block::{Block, ServerSecret};
+use crate::addr::NodeId;
+use crate::block::{Block, Digest, Named, ServerSecrets};
 use crate::budget::{Budget, Reservation};
 use crate::fault::OpaqueReason;
-use crate::matching::Record;
+use crate::referral::Neighbours;
 use crate::shim::Span;
+use crate::wan::FetchAnswer;
 
 /// How long a flow is idle before it gives back credit it does not need.
 const IDLE: Duration = Duration::from_secs(1);
@@ -33,12 +36,12 @@ const PUSH_AFTER_MISS: u32 = 32;
 const PUSH_AFTER_MISS_MAX: u32 = 4096;
 
 /// What makes references: present where the content server's answers arrive.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Minter {
-    /// The core's server secret.
-    pub secret: ServerSecret,
-    /// What the edge at the other side was sent.
-    pub record: Arc<Record>,
+    /// The core's server secrets.
+    pub secrets: Arc<RwLock<ServerSecrets>>,
+    /// What the edge at the other side and its neighbours were sent.
+    pub neighbours: Neighbours,
 }
 
 /// The sending half of one flow.
@@ -46,9 +49,12 @@ pub struct Minter {
 pub struct Sending {
     minter: Option<Minter>,
     splitter: Splitter,
-    frames: VecDeque<Frame<Bytes>>,
+    queue: VecDeque<Queued>,
     opaque: Vec<(OpaqueReason, usize)>,
-    retained: VecDeque<Block>,
+    retained: VecDeque<Retained>,
+    /// Blocks sent as DATA of which the other side has not said that it took them, and how many it did say.
+    on_the_way: VecDeque<Digest>,
+    taken: u64,
     reservation: Reservation,
     retain_bytes_max: u64,
     /// Number of the oldest retained reference; all before it are acknowledged.
@@ -60,6 +66,22 @@ pub struct Sending {
     pushing: u32,
     push_length: u32,
     ended: bool,
+}
+
+#[derive(Debug)]
+enum Queued {
+    Frame(Frame<Bytes>),
+    /// A block that is named, and perhaps under the older server secret too.
+    Block(Block, Option<Named>),
+}
+
+#[derive(Debug)]
+struct Retained {
+    block: Block,
+    /// The edge that the other side was referred to for it.
+    referred: Option<NodeId>,
+    /// Whether it was sent because of a FETCH.
+    fetched: bool,
 }
 
 impl Sending {
@@ -78,9 +100,11 @@ impl Sending {
         Self {
             minter,
             splitter: Splitter::default(),
-            frames: VecDeque::new(),
+            queue: VecDeque::new(),
             opaque: Vec::new(),
             retained: VecDeque::new(),
+            on_the_way: VecDeque::new(),
+            taken: 0,
             reservation: budget.reserve(0).expect("nothing always fits"),
             retain_bytes_max,
             resolved: 0,
@@ -109,7 +133,7 @@ impl Sending {
     pub fn handle_end(&mut self) {
         self.splitter.handle_end();
         self.take_pieces();
-        self.frames.push_back(Frame::Fin);
+        self.queue.push_back(Queued::Frame(Frame::Fin));
         self.ended = true;
     }
 
@@ -118,58 +142,95 @@ impl Sending {
         if !self.ended {
             self.splitter.handle_end();
             self.take_pieces();
-            self.frames.push_back(Frame::Reset);
+            self.queue.push_back(Queued::Frame(Frame::Reset));
             self.ended = true;
         }
     }
 
-    /// Takes the totals that the other side reported. Older reports change nothing.
-    pub fn handle_progress(&mut self, resolved: u64, credit: u64) {
+    /// Takes the totals that the other side reported: references resolved, DATA frames taken, credit given. Older
+    /// reports change nothing.
+    pub fn handle_progress(&mut self, resolved: u64, blocks: u64, credit: u64) {
         self.credit = self.credit.max(credit.min(CREDIT_TOTAL_MAX));
         while self.resolved < resolved {
-            let Some(block) = self.retained.pop_front() else { break };
-            self.reservation.shrink(block.bytes().len() as u64);
+            let Some(retained) = self.retained.pop_front() else { break };
+            self.reservation.shrink(retained.block.bytes().len() as u64);
             self.resolved += 1;
+            if let Some(minter) = &self.minter {
+                let (record, digest) = (minter.neighbours.record(), &retained.block.reference().digest);
+                if retained.fetched { record.handle_received(digest) } else { record.learn(digest) }
+            }
+        }
+        while self.taken < blocks {
+            let Some(digest) = self.on_the_way.pop_front() else { break };
+            self.taken += 1;
+            if let Some(minter) = &self.minter {
+                minter.neighbours.record().handle_received(&digest);
+            }
         }
     }
 
-    /// Returns the block of a reference that the other side could not resolve, and pushes for a while.
-    pub fn handle_fetch(&mut self, number: u64) -> Option<Bytes> {
+    /// Answers for a reference that the other side could not resolve: with the name of an edge that has the block,
+    /// where `refer` says that this would help, or with the block; then blocks are pushed for a while.
+    pub fn handle_fetch(&mut self, number: u64, refer: bool) -> FetchAnswer {
+        let index = number.checked_sub(self.resolved).and_then(|index| usize::try_from(index).ok());
+        let Some(retained) = index.and_then(|index| self.retained.get_mut(index)) else {
+            return FetchAnswer::Gone;
+        };
+        let digest = retained.block.reference().digest;
+        if let Some(minter) = &mut self.minter {
+            if refer && let Some(referral) = minter.neighbours.refer(&digest) {
+                retained.referred = Some(referral.node);
+                return FetchAnswer::Refer(referral);
+            }
+            if let Some(node) = retained.referred.take() {
+                minter.neighbours.forget(node, &digest);
+            }
+            let record = minter.neighbours.record();
+            record.forget(&digest);
+            if !retained.fetched {
+                retained.fetched = true;
+                record.handle_sent(&digest);
+            }
+        }
         if self.pushing == 0 {
             self.push_length = (self.push_length * 2).min(PUSH_AFTER_MISS_MAX);
         }
         self.pushing = self.push_length;
-        let index = usize::try_from(number.checked_sub(self.resolved)?).ok()?;
-        self.retained.get(index).map(|block| block.bytes().clone())
+        FetchAnswer::Block(retained.block.bytes().clone())
     }
 
     /// Lets go of held bytes and of credit whose time has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.splitter.handle_timeout(now);
         self.take_pieces();
-        if self.spare_credit() > 0 && now >= self.last_activity + IDLE && self.frames.is_empty() {
+        if self.spare_credit() > 0 && now >= self.last_activity + IDLE && self.queue.is_empty() {
             let spare = self.spare_credit();
             self.sent += spare;
-            self.frames.push_back(Frame::Release(spare));
+            self.queue.push_back(Queued::Frame(Frame::Release(spare)));
         }
     }
 
     /// Returns when [`Sending::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let idle = (self.spare_credit() > 0 && self.frames.is_empty()).then(|| self.last_activity + IDLE);
+        let idle = (self.spare_credit() > 0 && self.queue.is_empty()).then(|| self.last_activity + IDLE);
         [self.splitter.poll_timeout(), idle].into_iter().flatten().min()
     }
 
     /// Returns the next frame, if there is one and credit to begin it.
     pub fn poll_frame(&mut self) -> Option<Frame<Bytes>> {
-        let frame = self.frames.front()?;
-        let cost = frame_cost(frame);
-        if cost > 0 && self.sent + cost > self.credit {
-            return None;
+        match self.queue.pop_front()? {
+            Queued::Frame(frame) => {
+                let cost = frame_cost(&frame);
+                if cost > 0 && self.sent + cost > self.credit {
+                    self.queue.push_front(Queued::Frame(frame));
+                    return None;
+                }
+                self.sent += cost;
+                Some(frame)
+            }
+            Queued::Block(block, older) => self.send_block(block, older),
         }
-        self.sent += cost;
-        self.frames.pop_front()
     }
 
     /// Returns opaque bytes since the last call, by reason.
@@ -180,13 +241,13 @@ impl Sending {
     /// Returns whether more of the leg should be read.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        self.frames.is_empty() && self.reservation.bytes() < self.retain_bytes_max && !self.ended
+        self.queue.is_empty() && self.reservation.bytes() < self.retain_bytes_max && !self.ended
     }
 
     /// Returns whether the leg ended and the other side needs nothing more of this half.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.ended && self.frames.is_empty() && self.retained.is_empty()
+        self.ended && self.queue.is_empty() && self.retained.is_empty() && self.on_the_way.is_empty()
     }
 
     /// Returns whether the leg's end was taken in.
@@ -198,7 +259,7 @@ impl Sending {
     /// Returns whether the leg ended and every frame was taken, FIN or RESET last.
     #[must_use]
     pub fn is_sent(&self) -> bool {
-        self.ended && self.frames.is_empty()
+        self.ended && self.queue.is_empty()
     }
 
     fn spare_credit(&self) -> u64 {
@@ -212,34 +273,60 @@ impl Sending {
         while let Some(piece) = self.splitter.poll_piece() {
             match piece {
                 Piece::Opaque(bytes, reason) => self.pass_on(bytes, reason),
-                Piece::Content(bytes) => match self.minter.clone() {
-                    Some(minter) => self.name(&minter, bytes),
+                Piece::Content(bytes) => match &self.minter {
+                    Some(minter) => {
+                        let secrets = minter.secrets.read().unwrap_or_else(PoisonError::into_inner);
+                        let block = secrets.current.mint(bytes);
+                        let digest = &block.reference().digest;
+                        let older = secrets.older.as_ref().map(|secret| secret.name(digest));
+                        self.queue.push_back(Queued::Block(block, older));
+                    }
                     None => self.pass_on(bytes, OpaqueReason::NoShim),
                 },
             }
         }
     }
 
-    fn name(&mut self, minter: &Minter, bytes: Bytes) {
-        let block = minter.secret.mint(bytes);
+    /// Sends a block as REF or as DATA, or puts it back for want of credit.
+    fn send_block(&mut self, block: Block, older: Option<Named>) -> Option<Frame<Bytes>> {
         let reference = *block.reference();
-        let known = minter.record.knows(&reference.digest);
+        let room = self.credit.saturating_sub(self.sent);
+        let data_cost = u64::from(reference.len) + FRAME_OVERHEAD;
+        let minter = self.minter.as_mut().expect("only a minter's blocks are queued");
+        let known = room >= FRAME_OVERHEAD && minter.neighbours.knows(&reference.digest);
         if known && self.pushing == 0 && self.reservation.grow(u64::from(reference.len)) {
-            self.frames.push_back(Frame::Ref { reference, skip: 0, len: reference.len });
-            self.retained.push_back(block);
-        } else {
-            self.pushing = self.pushing.saturating_sub(u32::from(known));
-            minter.record.learn(&reference.digest);
-            self.frames.push_back(Frame::Data(reference, block.bytes().clone()));
+            self.sent += FRAME_OVERHEAD;
+            self.retained.push_back(Retained { block, referred: None, fetched: false });
+            return Some(Frame::Ref { reference, older, skip: 0, len: reference.len });
         }
+        if room < data_cost {
+            self.queue.push_front(Queued::Block(block, older));
+            return None;
+        }
+        self.pushing = self.pushing.saturating_sub(u32::from(known));
+        self.sent += data_cost;
+        minter.neighbours.record().handle_sent(&reference.digest);
+        self.on_the_way.push_back(reference.digest);
+        Some(Frame::Data(reference, block.bytes().clone()))
     }
 
     fn pass_on(&mut self, mut bytes: Bytes, reason: OpaqueReason) {
         self.opaque.push((reason, bytes.len()));
         while !bytes.is_empty() {
             let part = bytes.split_to(bytes.len().min(CELL_BYTES));
-            self.frames.push_back(Frame::Literal(part));
+            self.queue.push_back(Queued::Frame(Frame::Literal(part)));
         }
+    }
+}
+
+impl Drop for Sending {
+    /// What was on its way may never arrive.
+    fn drop(&mut self) {
+        let Some(minter) = &self.minter else { return };
+        let record = minter.neighbours.record();
+        self.on_the_way.iter().for_each(|digest| record.handle_lost(digest));
+        let fetched = self.retained.iter().filter(|retained| retained.fetched);
+        fetched.for_each(|retained| record.handle_lost(&retained.block.reference().digest));
     }
 }
 
@@ -264,6 +351,8 @@ mod tests {
     use prometheus::IntGauge;
 
     use super::*;
+    use crate::block::ServerSecret;
+    use crate::referral::Holders;
 
     #[test]
     fn an_unknown_block_is_pushed_and_the_next_time_only_named() {
@@ -273,7 +362,7 @@ mod tests {
         read(&mut sending, 1);
         assert!(matches!(sending.poll_frame(), Some(Frame::Ref { .. })));
         assert_eq!(sending.reservation.bytes(), CELL_BYTES as u64);
-        sending.handle_progress(1, 0);
+        sending.handle_progress(1, 1, 0);
         assert_eq!(sending.reservation.bytes(), 0);
     }
 
@@ -284,8 +373,8 @@ mod tests {
             read(&mut sending, 1);
             sending.poll_frame();
         }
-        assert_eq!(sending.handle_fetch(0).unwrap().len(), CELL_BYTES);
-        assert_eq!(sending.handle_fetch(1), None);
+        assert!(matches!(sending.handle_fetch(0, false), FetchAnswer::Block(bytes) if bytes.len() == CELL_BYTES));
+        assert_eq!(sending.handle_fetch(1, false), FetchAnswer::Gone);
         read(&mut sending, 1);
         assert!(matches!(sending.poll_frame(), Some(Frame::Data(..))));
     }
@@ -317,7 +406,7 @@ mod tests {
         sending.handle_input(Bytes::from_static(b"def"), &[Span::opaque(3, OpaqueReason::Framing)], now);
         assert_eq!(sending.poll_frame(), Some(Frame::Literal(Bytes::from_static(b"abc"))));
         assert_eq!(sending.poll_frame(), None);
-        sending.handle_progress(0, 10 << 20);
+        sending.handle_progress(0, 0, 10 << 20);
         assert!(sending.poll_frame().is_some());
         let wake = sending.poll_timeout().expect("the flow is idle with much credit");
         sending.handle_timeout(wake);
@@ -330,7 +419,7 @@ mod tests {
     #[test]
     fn credit_beyond_all_measure_is_no_fault_of_arithmetic() {
         let mut sending = core_half(1 << 20);
-        sending.handle_progress(u64::MAX, u64::MAX);
+        sending.handle_progress(u64::MAX, u64::MAX, u64::MAX);
         let wake = sending.poll_timeout().expect("the flow is idle with much credit");
         sending.handle_timeout(wake);
         assert!(matches!(sending.poll_frame(), Some(Frame::Release(_))));
@@ -338,8 +427,72 @@ mod tests {
         assert!(matches!(sending.poll_frame(), Some(Frame::Data(..))));
     }
 
+    #[test]
+    fn of_two_flows_that_read_a_new_file_one_sends_each_block_and_the_other_is_referred_to_itself() {
+        let site = holders();
+        let (mut one, mut two) = (half(&site, 1, 1 << 20), half(&site, 1, 1 << 20));
+        read(&mut one, 1);
+        read(&mut two, 1);
+        assert!(matches!(one.poll_frame(), Some(Frame::Data(..))));
+        assert!(matches!(two.poll_frame(), Some(Frame::Ref { .. })));
+        let FetchAnswer::Refer(referral) = two.handle_fetch(0, true) else { panic!("it is on its way") };
+        assert_eq!(referral.node, NodeId([1; 32]));
+        drop(one);
+        assert!(matches!(two.handle_fetch(0, true), FetchAnswer::Block(_)), "it never arrived");
+    }
+
+    #[test]
+    fn a_second_edge_is_referred_to_the_first_once_and_gets_the_bytes_when_that_fails() {
+        let site = holders();
+        let (mut one, mut two) = (half(&site, 1, 1 << 20), half(&site, 2, 1 << 20));
+        read(&mut one, 1);
+        one.poll_frame();
+        one.handle_progress(0, 1, 0);
+        read(&mut two, 1);
+        assert!(matches!(two.poll_frame(), Some(Frame::Ref { .. })));
+        let FetchAnswer::Refer(referral) = two.handle_fetch(0, true) else { panic!("edge 1 has it") };
+        assert_eq!((referral.node, referral.wait_ms), (NodeId([1; 32]), 0));
+        assert!(matches!(two.handle_fetch(0, false), FetchAnswer::Block(_)));
+        read(&mut two, 2);
+        assert!(matches!(two.poll_frame(), Some(Frame::Data(..))), "the flow pushes for a while");
+        let mut three = half(&site, 3, 1 << 20);
+        read(&mut three, 1);
+        assert!(matches!(three.poll_frame(), Some(Frame::Ref { .. })), "edge 2 will have it");
+        let FetchAnswer::Refer(referral) = three.handle_fetch(0, true) else { panic!("edge 2 gets it") };
+        assert_eq!(referral.node, NodeId([2; 32]), "edge 1 turned out not to give it");
+    }
+
+    #[test]
+    fn in_the_grace_period_a_reference_has_both_names() {
+        let mut sending = core_half(1 << 20);
+        let older = ServerSecret::new([9; 32]);
+        sending.minter.as_ref().unwrap().secrets.write().unwrap().older = Some(older.clone());
+        read(&mut sending, 1);
+        sending.poll_frame();
+        read(&mut sending, 1);
+        let Some(Frame::Ref { reference, older: Some(named), .. }) = sending.poll_frame() else {
+            panic!("a REF with the older name")
+        };
+        assert_eq!(named, older.name(&reference.digest));
+        assert_ne!(named.key, reference.key);
+    }
+
+    fn holders() -> Arc<Holders> {
+        Arc::new(Holders::new(1000, Vec::new()))
+    }
+
     fn core_half(budget: u64) -> Sending {
-        let minter = Minter { secret: ServerSecret::new([1; 32]), record: Arc::new(Record::new(1000)) };
+        half(&holders(), 1, budget)
+    }
+
+    /// A core's half for a flow of an edge that shares.
+    fn half(holders: &Arc<Holders>, edge: u8, budget: u64) -> Sending {
+        let holder = holders.of(NodeId([edge; 32]), &"lisbon".parse().unwrap()).unwrap();
+        holders.handle_up(&holder, true);
+        holders.handle_reached(&holder, vec![([10, 1, 0, edge], 7747).into()]);
+        let secrets = ServerSecrets { current: ServerSecret::new([1; 32]), older: None };
+        let neighbours = Neighbours::new(Arc::clone(holders), holder);
+        let minter = Minter { secrets: Arc::new(RwLock::new(secrets)), neighbours };
         let budget = Budget::new(budget, IntGauge::new("used", "test").unwrap());
         Sending::new(Some(minter), &budget, 16 << 20, 1 << 30, Instant::now())
     }

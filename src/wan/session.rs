@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use wanigan_parsers::wan::{Refusal, VERSION};
 
 /// The lowest protocol version this node speaks.
-pub const VERSION_MIN: u16 = 1;
+pub const VERSION_MIN: u16 = 2;
 
 /// Chooses the version of a link.
 ///
@@ -77,8 +77,9 @@ mod tests {
 
     #[test]
     fn the_highest_common_version_is_chosen() {
-        assert_eq!(choose_version(1, 1), Ok(1));
+        assert_eq!(choose_version(VERSION_MIN, VERSION_MIN), Ok(VERSION_MIN));
         assert_eq!(choose_version(1, 9), Ok(VERSION));
+        assert_eq!(choose_version(1, VERSION_MIN - 1), Err(Refusal::Version));
         assert_eq!(choose_version(VERSION + 1, VERSION + 2), Err(Refusal::Version));
         assert_eq!(choose_version(0, 0), Err(Refusal::Version));
         assert_eq!(choose_version(5, 1), Err(Refusal::Version));

@@ -1,0 +1,482 @@
+//! Blocks from wherever they can be had: the own store, then peers, then the core.
+//!
+//! A flow has [`Blocks`], which looks into the store, and [`FlowFetches`], which brings what the store does not have.
+//! Behind them is one owner for all flows of an edge, a task: it does what the [`Plan`] decides, so that a block is
+//! fetched once however many flows wait for it. What comes is verified before anybody sees it, kept in the store,
+//! and given to peers that wait for it. A shared fetch belongs to no flow: one that ends leaves it to the others.
+//!
+//! Peers are behind the trait [`Lan`]; a node without them, a core among them, asks the other node of the link alone.
+//!
+//! Bounded: a flow wants at most [`WANTS_MAX`] blocks at a time, events wait in channels of fixed length, and what a
+//! block occupies is reserved by the flow before it asks.
+
+use std::collections::HashMap;
+use std::future::{Future, pending};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep_until, timeout};
+use tracing::debug;
+
+pub mod plan;
+
+use self::plan::{Action, CoreAnswer, EntryId, FlowKey, PeerAnswer, Plan, Want};
+use crate::addr::NodeId;
+use crate::block::{Block, KeyId, Reference, Tag, tag};
+use crate::drain::Drain;
+use crate::fault::GetOutcome;
+use crate::metrics::{Metrics, Source};
+use crate::store::Store;
+use crate::wan::{FetchAnswer, Link};
+
+/// Blocks that a flow may want at a time.
+pub const WANTS_MAX: usize = 128;
+
+/// What an edge's neighbours are good for.
+pub trait Lan: Send + Sync + 'static {
+    /// Asks who has blocks; returns until when answers are waited for, or `None` where it is not worth asking.
+    fn ask(&self, blocks: Vec<Reference>, round_trip: Duration) -> Option<Instant>;
+
+    /// Requests a block from a peer; verified.
+    fn get<'a>(&'a self, request: &'a Request) -> Boxed<'a, Result<Block, GetOutcome>>;
+
+    /// Takes note of a block that came: peers may wait for it.
+    fn handle_block(&self, block: &Block);
+}
+
+/// A request for a block.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Who has it.
+    pub peer: NodeId,
+    /// Where it is reached, the likeliest first.
+    pub addresses: Vec<SocketAddr>,
+    /// The names it may know the block by, the likeliest first.
+    pub names: Vec<Reference>,
+    /// How long it may wait for the block itself.
+    pub wait: Duration,
+}
+
+/// A future of a trait that is used through a pointer.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Where the blocks of a node are. Clones are the same.
+#[derive(Clone)]
+pub struct Blocks {
+    store: Store,
+    fetcher: Option<Fetcher>,
+}
+
+/// The handle of the task that fetches.
+#[derive(Clone)]
+struct Fetcher {
+    inbox: mpsc::Sender<Event>,
+    lan: Option<Arc<dyn Lan>>,
+    /// Blocks that are being looked for; without any, arriving blocks need not be told of.
+    wanted: Arc<AtomicUsize>,
+    soon: Arc<Soon>,
+    next_flow: Arc<AtomicU64>,
+    tasks: Drain,
+}
+
+/// What a flow's store does not have comes through here. Dropped with the flow, and then nothing is fetched for it.
+pub struct FlowFetches {
+    fetcher: Option<Fetcher>,
+    key: FlowKey,
+    link: Link,
+    flow: u64,
+    sender: mpsc::Sender<Fetched>,
+    /// What came: a block with its source, or `None` where nobody has it.
+    pub fetched: mpsc::Receiver<Fetched>,
+    used: bool,
+}
+
+/// What became of a number that a flow wanted.
+pub type Fetched = (u64, Option<(Block, Source)>);
+
+/// A block is on its way from the core: its tag, for peers that ask.
+#[derive(Debug, Default)]
+pub struct Soon(Mutex<HashMap<(KeyId, Tag), Reference>>);
+
+enum Event {
+    Want { flow: FlowKey, port: Port, wants: Vec<Want> },
+    End(FlowKey),
+    Arrived(Block),
+}
+
+/// A flow as the fetcher sees it.
+#[derive(Clone)]
+struct Port {
+    link: Link,
+    flow: u64,
+    replies: mpsc::Sender<Fetched>,
+}
+
+impl Blocks {
+    /// Makes the blocks of a node that has its store alone.
+    #[must_use]
+    pub fn of(store: Store) -> Self {
+        Self { store, fetcher: None }
+    }
+
+    /// Starts the task that fetches what the store does not have. `answers` are those to [`Lan::ask`].
+    #[must_use]
+    pub fn start(
+        own: NodeId,
+        store: Store,
+        lan: Option<Arc<dyn Lan>>,
+        answers: mpsc::Receiver<PeerAnswer>,
+        soon: Arc<Soon>,
+        metrics: Metrics,
+        tasks: &Drain,
+    ) -> Self {
+        let (inbox, events) = mpsc::channel(EVENTS);
+        let wanted = Arc::new(AtomicUsize::new(0));
+        let (core, core_answers) = mpsc::channel(CORE_ANSWERS);
+        let owner = Owner {
+            plan: Plan::new(own),
+            flows: HashMap::new(),
+            gets: JoinSet::new(),
+            running: HashMap::new(),
+            looks: JoinSet::new(),
+            store: store.clone(),
+            lan: lan.clone(),
+            core,
+            wanted: wanted.clone(),
+            soon: soon.clone(),
+            metrics,
+            tasks: tasks.clone(),
+        };
+        tasks.spawn("fetcher", owner.run(events, answers, core_answers));
+        let next_flow = Arc::new(AtomicU64::new(0));
+        let fetcher = Fetcher { inbox, lan, wanted, soon, next_flow, tasks: tasks.clone() };
+        Self { store, fetcher: Some(fetcher) }
+    }
+
+    /// Returns the block if it is in memory.
+    #[must_use]
+    pub fn find_now(&self, want: &Want) -> Option<Block> {
+        self.store.get_now(&want.reference)
+    }
+
+    /// Returns the block if the store has it, under its name or its older one.
+    pub async fn find(&self, want: &Want) -> Option<Block> {
+        find(&self.store, want).await
+    }
+
+    /// Keeps a block that came, for this node's flows and for peers.
+    pub fn keep(&self, block: Block) {
+        if let Some(fetcher) = &self.fetcher {
+            if let Some(lan) = &fetcher.lan {
+                lan.handle_block(&block);
+            }
+            if fetcher.wanted.load(Ordering::Relaxed) > 0 {
+                // Without room for the news it is found in the store a little later.
+                let _ = fetcher.inbox.try_send(Event::Arrived(block.clone()));
+            }
+        }
+        self.store.put(block);
+    }
+
+    /// Prepares a flow to fetch.
+    #[must_use]
+    pub fn flow(&self, link: Link, flow: u64) -> FlowFetches {
+        let (sender, fetched) = mpsc::channel(WANTS_MAX);
+        let next = |fetcher: &Fetcher| fetcher.next_flow.fetch_add(1, Ordering::Relaxed);
+        let key = FlowKey(self.fetcher.as_ref().map_or(0, next));
+        FlowFetches { fetcher: self.fetcher.clone(), key, link, flow, sender, fetched, used: false }
+    }
+}
+
+async fn find(store: &Store, want: &Want) -> Option<Block> {
+    if let Some(block) = store.get(&want.reference).await {
+        return Some(block);
+    }
+    let older = want.reference.under(want.older?);
+    let block = store.get(&older).await?.under(want.reference)?;
+    store.adopt(&older, &want.reference);
+    Some(block)
+}
+
+impl FlowFetches {
+    /// Wants blocks; each comes out of [`FlowFetches::fetched`]. Returns what to await before the next call.
+    pub fn want(&mut self, wants: Vec<Want>) -> impl Future<Output = ()> + Send + 'static {
+        let (sender, flow) = (self.sender.clone(), self.key);
+        let port = Port { link: self.link.clone(), flow: self.flow, replies: sender };
+        let inbox = self.fetcher.as_ref().map(|fetcher| fetcher.inbox.clone());
+        self.used |= inbox.is_some();
+        async move {
+            match inbox {
+                Some(inbox) => drop(inbox.send(Event::Want { flow, port, wants }).await),
+                // A node that fetches nothing cannot be told of blocks by name.
+                None => {
+                    for want in wants {
+                        let _ = port.replies.send((want.number, None)).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for FlowFetches {
+    fn drop(&mut self) {
+        if let Some(fetcher) = self.fetcher.take().filter(|_| self.used) {
+            let key = self.key;
+            fetcher.tasks.clone().spawn("flow's end", async move {
+                let _ = fetcher.inbox.send(Event::End(key)).await;
+            });
+        }
+    }
+}
+
+impl Soon {
+    /// Returns the block of a tag if it is on its way from the core.
+    #[must_use]
+    pub fn find(&self, key: KeyId, tag: Tag) -> Option<Reference> {
+        self.lock().get(&(key, tag)).copied()
+    }
+
+    fn add(&self, reference: &Reference) {
+        self.lock().insert((reference.key, tag(reference)), *reference);
+    }
+
+    fn remove(&self, reference: &Reference) {
+        self.lock().remove(&(reference.key, tag(reference)));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(KeyId, Tag), Reference>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The task that fetches.
+struct Owner {
+    plan: Plan,
+    flows: HashMap<FlowKey, Port>,
+    gets: JoinSet<Got>,
+    running: HashMap<(EntryId, NodeId), AbortHandle>,
+    looks: JoinSet<Option<Block>>,
+    store: Store,
+    lan: Option<Arc<dyn Lan>>,
+    core: mpsc::Sender<(FlowKey, u64, CoreAnswer)>,
+    wanted: Arc<AtomicUsize>,
+    soon: Arc<Soon>,
+    metrics: Metrics,
+    tasks: Drain,
+}
+
+/// What came of a request.
+struct Got {
+    entry: EntryId,
+    peer: NodeId,
+    took: Duration,
+    result: Result<Block, GetOutcome>,
+}
+
+impl Owner {
+    async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut answers: mpsc::Receiver<PeerAnswer>,
+        mut core: mpsc::Receiver<(FlowKey, u64, CoreAnswer)>,
+    ) {
+        loop {
+            let wakeup = self.plan.poll_timeout();
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.handle_event(event),
+                    // Every flow and the edge are gone.
+                    None => return,
+                },
+                Some(answer) = answers.recv() => self.plan.handle_answer(&answer, Instant::now()),
+                Some((flow, number, answer)) = core.recv() => {
+                    self.plan.handle_core(flow, number, answer, Instant::now());
+                }
+                // A request that was given up is no result; a panic was printed and is none either.
+                Some(joined) = self.gets.join_next() => if let Ok(got) = joined { self.handle_got(got) },
+                Some(joined) = self.looks.join_next() => if let Ok(Some(block)) = joined {
+                    self.plan.handle_arrived(&block);
+                },
+                () = until(wakeup) => self.plan.handle_timeout(Instant::now()),
+            }
+            while let Some(action) = self.plan.poll_action() {
+                self.act(action);
+            }
+            self.wanted.store(self.plan.len(), Ordering::Relaxed);
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Want { flow, port, wants } => {
+                self.flows.entry(flow).or_insert(port);
+                self.plan.handle_want(flow, &wants, now);
+            }
+            Event::End(flow) => {
+                self.flows.remove(&flow);
+                self.plan.forget_flow(flow, now);
+            }
+            Event::Arrived(block) => self.plan.handle_arrived(&block),
+        }
+    }
+
+    fn handle_got(&mut self, got: Got) {
+        let Got { entry, peer, took, result } = got;
+        self.running.remove(&(entry, peer));
+        let outcome = match &result {
+            Ok(_) => GetOutcome::Block,
+            Err(outcome) => *outcome,
+        };
+        self.metrics.peers.count_get(outcome);
+        if outcome == GetOutcome::Block {
+            self.metrics.peers.get_seconds.observe(took.as_secs_f64());
+        } else {
+            debug!(?peer, outcome = outcome.as_str(), "a peer gave no block");
+        }
+        self.plan.handle_got(entry, peer, result, Instant::now());
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Ask(blocks) => {
+                let round_trip = self.round_trip();
+                let asked = self.lan.as_ref().and_then(|lan| lan.ask(blocks.clone(), round_trip));
+                self.plan.handle_asked(&blocks, asked, Instant::now());
+            }
+            Action::Get { entry, peer, addresses, names, wait } => {
+                self.get(entry, Request { peer, addresses, names, wait });
+            }
+            Action::Look(reference) => {
+                let store = self.store.clone();
+                self.looks.spawn(async move { store.get(&reference).await });
+            }
+            Action::Cancel { entry, peer } => {
+                if let Some(running) = self.running.remove(&(entry, peer)) {
+                    running.abort();
+                    self.metrics.peers.count_get(GetOutcome::Late);
+                }
+            }
+            Action::Fetch { flow, refer, wanted } => self.fetch(flow, refer, wanted),
+            Action::Keep(block) => {
+                if let Some(lan) = &self.lan {
+                    lan.handle_block(&block);
+                }
+                self.store.put(block);
+            }
+            Action::Deliver { flow, number, block } => {
+                if let Some(port) = self.flows.get(&flow) {
+                    // There is room for all that a flow may want; one that has ended wants nothing.
+                    let _ = port.replies.try_send((number, block));
+                }
+            }
+        }
+    }
+
+    fn get(&mut self, entry: EntryId, request: Request) {
+        let Some(lan) = self.lan.clone() else { return };
+        let peer = request.peer;
+        let started = Instant::now();
+        let running = self.gets.spawn(async move {
+            let result = lan.get(&request).await;
+            Got { entry, peer, took: started.elapsed(), result }
+        });
+        self.running.insert((entry, peer), running);
+    }
+
+    fn fetch(&mut self, flow: FlowKey, refer: bool, wanted: Vec<(u64, Reference)>) {
+        let Some(port) = self.flows.get(&flow).cloned() else { return };
+        debug!(blocks = wanted.len(), refer, "the core is asked for blocks that are not here");
+        if !refer {
+            wanted.iter().for_each(|(_, reference)| self.soon.add(reference));
+        }
+        let (core, soon, metrics) = (self.core.clone(), self.soon.clone(), self.metrics.clone());
+        // It serves every flow that waits, so it does not end with the one it is made for.
+        self.tasks.spawn("fetch", async move {
+            let fetch = FromCore { flow, port, core, metrics };
+            fetch.run(refer, &wanted).await;
+            if !refer {
+                wanted.iter().for_each(|(_, reference)| soon.remove(reference));
+            }
+        });
+    }
+
+    /// Returns the shortest round trip to a core: how long asking the neighbours may take is measured by it.
+    fn round_trip(&self) -> Duration {
+        self.flows.values().map(|port| port.link.rtt()).min().unwrap_or_default()
+    }
+}
+
+/// One FETCH and its answers.
+struct FromCore {
+    flow: FlowKey,
+    port: Port,
+    core: mpsc::Sender<(FlowKey, u64, CoreAnswer)>,
+    metrics: Metrics,
+}
+
+impl FromCore {
+    async fn run(&self, refer: bool, wanted: &[(u64, Reference)]) {
+        let mut left: HashMap<u64, Reference> = wanted.iter().copied().collect();
+        let numbers = wanted.iter().map(|(number, _)| *number).collect();
+        let (sender, mut answers) = mpsc::channel(ANSWERS);
+        let Port { link, flow, .. } = &self.port;
+        let fetching = async {
+            let fetched = link.fetch(*flow, refer, numbers, &sender).await;
+            drop(sender);
+            fetched
+        };
+        let taking = async {
+            while let Some((number, answer)) = answers.recv().await {
+                let Some(reference) = left.remove(&number) else { continue };
+                self.tell(number, self.verify(reference, answer)).await;
+            }
+        };
+        let (fetched, ()) = tokio::join!(fetching, taking);
+        if let Err(error) = fetched {
+            debug!(error = &error as &dyn std::error::Error, "fetch failed");
+        }
+        for number in left.into_keys() {
+            self.tell(number, CoreAnswer::Gone).await;
+        }
+    }
+
+    fn verify(&self, reference: Reference, answer: FetchAnswer) -> CoreAnswer {
+        match answer {
+            FetchAnswer::Block(bytes) => match Block::verify(reference, bytes) {
+                Ok(block) => CoreAnswer::Block(block),
+                Err(wrong) => {
+                    self.metrics.wrong_blocks.inc();
+                    debug!(error = &wrong as &dyn std::error::Error, "the core sent wrong bytes");
+                    CoreAnswer::Gone
+                }
+            },
+            FetchAnswer::Refer(referral) => CoreAnswer::Refer(referral),
+            FetchAnswer::Gone => CoreAnswer::Gone,
+        }
+    }
+
+    async fn tell(&self, number: u64, answer: CoreAnswer) {
+        let _ = self.core.send((self.flow, number, answer)).await;
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => pending().await,
+    }
+}
+
+/// Events of flows that wait for the task.
+const EVENTS: usize = 1024;
+
+/// Answers of cores that wait for the task, and those of one fetch that wait to be verified.
+const CORE_ANSWERS: usize = 64;
+const ANSWERS: usize = 4;
