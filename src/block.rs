@@ -131,9 +131,9 @@ pub struct ServerSecret {
     id: KeyId,
 }
 
-/// The server secrets that a core names blocks with.
+/// What a core names blocks with.
 #[derive(Debug, Clone)]
-pub struct ServerSecrets {
+pub struct Naming {
     /// Keys every reference.
     pub current: ServerSecret,
     /// The one before, while peers may still know blocks under it only.

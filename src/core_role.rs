@@ -2,11 +2,11 @@
 //! that server for that edge. What the server answers becomes blocks here, since here the server has just released
 //! the bytes to that client.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicServerConfig;
@@ -17,18 +17,22 @@ use tracing::{Instrument, debug, debug_span, info, warn};
 use wanigan_parsers::Direction;
 use wanigan_parsers::wan::{DialStatus, Frame, Refusal, StreamKind};
 
-use crate::addr::{NodeId, ServerAddr};
-use crate::block::ServerSecret;
+mod naming;
+
+use self::naming::CoreNaming;
+
+use crate::addr::ServerAddr;
 use crate::budget::Budget;
 use crate::config::{AllowServers, Config};
 use crate::drain::Tasks;
+use crate::fetch::Blocks;
 use crate::flow::receiving::Receiving;
 use crate::flow::sending::{Minter, Sending};
 use crate::flow::window::Window;
 use crate::flow::{End, Flow};
-use crate::matching::Record;
 use crate::metrics::Metrics;
 use crate::pki::{self, NodeIdentity, PeerIdentity};
+use crate::referral::{Holder, Holders, Neighbours};
 use crate::relay;
 use crate::secret_file::{self, SecretFileError};
 use crate::shim::detecting::Detecting;
@@ -36,7 +40,7 @@ use crate::store::Store;
 use crate::wan::frames::{FrameReader, READ_BYTES, StreamError, read_frame};
 use crate::wan::session::choose_version;
 use crate::wan::transport::{TransportSettings, bind_server, transport_config};
-use crate::wan::{FlowStream, Link, LinkError, Terms};
+use crate::wan::{FlowStream, Link, LinkError, unix_time_ms};
 
 /// Why a core did not start.
 #[derive(Debug, thiserror::Error)]
@@ -62,25 +66,27 @@ pub fn start(
     tasks: &Tasks,
 ) -> Result<Option<Endpoint>, CoreStartError> {
     let Some(settings) = &config.core else { return Ok(None) };
-    let secret = secret_file::load_or_create(&config.node.state_dir.join("server-secret"))?;
+    let state_dir = &config.node.state_dir;
+    let naming = CoreNaming::start(settings.proofs, state_dir, settings.secret_grace, &tasks.links)?;
+    let reset = secret_file::load_or_create(&state_dir.join("reset-key"))?;
     let crypto =
         QuicServerConfig::try_from(identity.core_tls()).expect("TLS 1.3 has the initial cipher suite");
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(transport_config(&TransportSettings::of(config)));
     let listen = settings.listen;
-    let endpoint = bind_server(listen, server, &reset_key(&secret), metrics)
+    let endpoint = bind_server(listen, server, &reset_key(&reset), metrics)
         .map_err(|error| CoreStartError::Listen(listen, error))?;
     let core = Arc::new(Core {
         allow_servers: settings.allow_servers.clone(),
         dial_timeout: settings.dial_timeout,
-        secret: ServerSecret::new(secret),
-        records: Records::new(RECORD_BLOCKS),
+        naming,
+        holders: Arc::new(Holders::new(RECORD_BLOCKS, settings.site_groups.clone())),
         dialled: Dialled::default(),
         flows: config.limits.flows,
         flow_permits: Arc::new(Semaphore::new(config.limits.flows as usize)),
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
-        store: Store::memory_only(0, Metrics::new().store),
+        blocks: Blocks::of(Store::memory_only(0, Metrics::new().store)),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
     });
@@ -106,9 +112,9 @@ pub struct Core {
     /// How long a server may take to accept a connection.
     pub dial_timeout: Duration,
     /// Keys the references.
-    pub secret: ServerSecret,
-    /// What each edge was sent.
-    pub records: Records,
+    naming: CoreNaming,
+    /// The edges, and what each was sent.
+    pub holders: Arc<Holders>,
     /// Sockets this core dialled from: a flow from one of them is a loop.
     pub dialled: Dialled,
     /// Flows at once, of all edges.
@@ -120,7 +126,7 @@ pub struct Core {
     /// Limit of retained bytes of one flow.
     pub retain_bytes_max: u64,
     /// Where blocks of uploads would be found; a core keeps none.
-    pub store: Store,
+    pub blocks: Blocks,
     /// Counts.
     pub metrics: Metrics,
     /// Where connections and links run.
@@ -130,7 +136,7 @@ pub struct Core {
 /// An edge that is connected.
 struct Peer {
     identity: PeerIdentity,
-    record: Arc<Record>,
+    holder: Arc<Holder>,
 }
 
 /// Serves edges until the endpoint is closed.
@@ -153,15 +159,36 @@ impl Core {
         let (link, edge) = greeting.await.map_err(|_| LinkError::TimedOut(HELLO_DEADLINE))??;
         info!(edge = %edge.identity.name, site = %edge.identity.site, from = %connection.remote_address(), "edge is up");
         self.metrics.links_up.inc();
-        let reason = loop {
-            match link.accept().await {
-                Ok((send, recv)) => self.handle_stream(&link, &edge, send, recv),
-                Err(reason) => break reason,
+        let following = async {
+            let (core, holder) = (&self, &edge.holder);
+            tokio::join!(core.naming.tell(&link), core.follow_reached(&link, holder));
+            std::future::pending::<()>().await;
+        };
+        let accepting = async {
+            loop {
+                match link.accept().await {
+                    Ok((send, recv)) => self.handle_stream(&link, &edge, send, recv),
+                    Err(reason) => break reason,
+                }
             }
         };
+        let reason = tokio::select! {
+            reason = accepting => reason,
+            () = following => unreachable!("it waits for the link's end"),
+        };
+        self.holders.handle_down(&edge.holder);
         self.metrics.links_up.dec();
         info!(edge = %edge.identity.name, %reason, "edge is gone");
         Ok(())
+    }
+
+    /// Notes where the edge says that it is reached.
+    async fn follow_reached(&self, link: &Link, holder: &Holder) {
+        let mut reached = link.reached();
+        while reached.changed().await.is_ok() {
+            let addresses = reached.borrow_and_update().clone();
+            self.holders.handle_reached(holder, addresses);
+        }
     }
 
     /// Answers the hello of an edge.
@@ -172,7 +199,7 @@ impl Core {
             return Err(LinkError::Unexpected);
         }
         let hello = read_frame(&mut recv, &mut reader).await?;
-        let Frame::Hello { version_min, version_max, store, stores: _, shares: _ } = hello else {
+        let Frame::Hello { version_min, version_max, store, stores: _, shares } = hello else {
             return Err(LinkError::Unexpected);
         };
         let accepted = match choose_version(version_min, version_max) {
@@ -193,22 +220,22 @@ impl Core {
         };
         Frame::<Bytes>::Welcome {
             version,
-            key: self.secret.id(),
             time_ms: unix_time_ms(),
             flows: self.flows,
             retain: self.retain_bytes_max,
         }
         .encode(&mut bytes);
         send.write_all(&bytes).await?;
-        edge.record.handle_store(store);
-        let terms = Terms { key: self.secret.id(), flows: self.flows };
-        Ok((Link::start(connection.clone(), terms, send, recv, reader, &self.tasks.links), Arc::new(edge)))
+        edge.holder.record().handle_store(store);
+        self.holders.handle_up(&edge.holder, shares);
+        let link = Link::start(connection.clone(), self.flows, send, recv, reader, &self.tasks.links);
+        Ok((link, Arc::new(edge)))
     }
 
     fn identify(&self, connection: &Connection) -> Result<Peer, Refusal> {
         let identity = identity_of(connection)?;
-        let record = self.records.of(identity.id).ok_or(Refusal::TooManyEdges)?;
-        Ok(Peer { identity, record })
+        let holder = self.holders.of(identity.id, &identity.site).ok_or(Refusal::TooManyEdges)?;
+        Ok(Peer { identity, holder })
     }
 
     fn handle_stream(
@@ -226,6 +253,7 @@ impl Core {
                     core.handle_flow(&link, &edge, stream).await
                 }
                 Ok(Some(StreamKind::Fetch)) => link.answer_fetch(send, recv).await,
+                Ok(Some(StreamKind::Rekey)) => core.answer_rekey(send, recv).await,
                 Ok(Some(StreamKind::Control) | None) => Err(LinkError::Unexpected),
                 Err(error) => Err(error.into()),
             };
@@ -233,6 +261,19 @@ impl Core {
                 debug!(edge = %edge.identity.name, error = &error as &dyn std::error::Error, "stream broke");
             }
         });
+    }
+
+    /// Gives an edge the new names of blocks that it has.
+    async fn answer_rekey(&self, mut send: SendStream, mut recv: RecvStream) -> Result<(), LinkError> {
+        let Frame::Rekey { key, blocks } = read_frame(&mut recv, &mut FrameReader::default()).await? else {
+            return Err(LinkError::Unexpected);
+        };
+        let (key, secrets) = self.naming.rename(key, &blocks);
+        let mut bytes = Vec::new();
+        Frame::<Bytes>::Rekeyed { key, secrets }.encode(&mut bytes);
+        send.write_all(&bytes).await?;
+        let _ = send.finish();
+        Ok(())
     }
 
     async fn handle_flow(
@@ -275,16 +316,18 @@ impl Core {
         let mut bytes = Vec::new();
         opened.encode(&mut bytes);
         stream.send.write_all(&bytes).await?;
-        let minter = Minter { secret: self.secret.clone(), record: Arc::clone(&edge.record) };
+        let neighbours = Neighbours::new(Arc::clone(&self.holders), Arc::clone(&edge.holder));
+        let minter = Minter { naming: self.naming.naming(), neighbours };
         let flow = Flow {
             stream,
+            fetches: self.blocks.flow(link.clone(), port.flow()),
             port,
             sending: Sending::new(Some(minter), &self.budget, self.retain_bytes_max, credit, Instant::now()),
             receiving,
             shim: Box::new(Detecting::new()),
             sends: Direction::ToClient,
             unopened: None,
-            store: self.store.clone(),
+            blocks: self.blocks.clone(),
             metrics: self.metrics.clone(),
         };
         match flow.run(&mut leg).instrument(span).await {
@@ -339,41 +382,6 @@ fn dial_status(error: &io::Error) -> DialStatus {
     }
 }
 
-fn unix_time_ms() -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "the core's clock is the time of its domain")]
-    let now = SystemTime::now();
-    now.duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// The records of all edges this core has met since it started, bounded.
-#[derive(Debug)]
-pub struct Records {
-    edges: Mutex<HashMap<NodeId, Arc<Record>>>,
-    blocks_each: usize,
-}
-
-impl Records {
-    /// Makes records of at most `blocks_each` blocks an edge.
-    #[must_use]
-    pub fn new(blocks_each: usize) -> Self {
-        Self { edges: Mutex::default(), blocks_each }
-    }
-
-    /// Returns the record of an edge, or `None` where there are too many edges.
-    #[must_use]
-    pub fn of(&self, edge: NodeId) -> Option<Arc<Record>> {
-        let mut edges = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
-        if edges.len() >= EDGES_MAX && !edges.contains_key(&edge) {
-            // Those of connected edges have other owners; the rest is only a guess.
-            edges.retain(|_, record| Arc::strong_count(record) > 1);
-            if edges.len() >= EDGES_MAX {
-                return None;
-            }
-        }
-        Some(Arc::clone(edges.entry(edge).or_insert_with(|| Arc::new(Record::new(self.blocks_each)))))
-    }
-}
-
 /// Local addresses of the connections this core dialled.
 #[derive(Debug, Clone, Default)]
 pub struct Dialled(Arc<Mutex<HashSet<SocketAddr>>>);
@@ -404,9 +412,6 @@ impl Drop for DialledAddr {
 /// Blocks the core remembers for an edge at most: some 20 bytes each. The latest half is sure to be among them, 32 GiB
 /// of content at 64 KiB.
 pub const RECORD_BLOCKS: usize = 1 << 20;
-
-/// Edges whose records are kept.
-const EDGES_MAX: usize = 256;
 
 /// How long an edge may take to say hello.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);

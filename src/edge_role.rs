@@ -23,6 +23,7 @@ use crate::budget::Budget;
 use crate::config::{self, Config, CoreAddress, InterceptMode, Routes};
 use crate::drain::Tasks;
 use crate::fault::{DirectReason, ResetReason};
+use crate::fetch::{Blocks, Soon};
 use crate::flow::receiving::Receiving;
 use crate::flow::sending::Sending;
 use crate::flow::window::{CREDIT_BASE, Window};
@@ -82,10 +83,21 @@ pub async fn start(
     let store = Store::open(store, metrics.store.clone())?;
     let links = start_links(config, settings, identity, &store, metrics, tasks);
     let cores = core_addresses(&settings.routes).await;
+    let (_answers, answers) = tokio::sync::mpsc::channel(1);
+    let own = identity.identity().id;
+    let blocks = Blocks::start(
+        own,
+        store.clone(),
+        None,
+        answers,
+        Arc::new(Soon::default()),
+        metrics.clone(),
+        &tasks.links,
+    );
     let edge = Arc::new(Edge {
         routes: settings.routes.clone(),
         links,
-        store: store.clone(),
+        blocks,
         flow_permits: Semaphore::new(config.limits.flows as usize),
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
@@ -214,8 +226,8 @@ pub struct Edge {
     pub routes: Routes,
     /// The links, by the address the routes name.
     pub links: HashMap<CoreAddress, CoreLink>,
-    /// Blocks.
-    pub store: Store,
+    /// Blocks, from the store and elsewhere.
+    pub blocks: Blocks,
     /// Flows at once, over all links; each core has a limit of its own.
     pub flow_permits: Semaphore,
     /// Memory for flows.
@@ -306,13 +318,14 @@ impl Edge {
         let (stream, port) = link.open_flow(open).await?;
         Some(Flow {
             stream,
+            fetches: self.blocks.flow(link.clone(), port.flow()),
             port,
             sending: Sending::new(None, &self.budget, self.retain_bytes_max, CREDIT_BASE, Instant::now()),
             receiving,
             shim: Box::new(Detecting::new()),
             sends: Direction::ToServer,
             unopened: Some(Vec::new()),
-            store: self.store.clone(),
+            blocks: self.blocks.clone(),
             metrics: self.metrics.clone(),
         })
     }

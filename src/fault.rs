@@ -1,5 +1,34 @@
 //! Why bytes were not saved, why a connection went direct, why a flow was reset: closed sets, each value a metric label.
 
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+
+use wanigan_parsers::wan::DialStatus;
+
+/// What was warned of already, so that each is told once. Bounded: beyond [`Once::MAX`] nothing is told any more.
+#[derive(Debug)]
+pub struct Once<T> {
+    seen: Mutex<HashSet<T>>,
+}
+
+impl<T: Eq + Hash> Once<T> {
+    /// How many can be told.
+    pub const MAX: usize = 256;
+
+    /// Returns whether this is the first time, and remembers it.
+    pub fn is_first(&self, what: T) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.len() < Self::MAX && seen.insert(what)
+    }
+}
+
+impl<T> Default for Once<T> {
+    fn default() -> Self {
+        Self { seen: Mutex::default() }
+    }
+}
+
 /// Declares a closed set of reasons whose snake-case names are metric labels.
 macro_rules! reasons {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $label:literal),+ $(,)? }) => {
@@ -89,6 +118,40 @@ reasons! {
         DialFailed = "dial_failed",
         /// The client is a core of this edge.
         FromCore = "from_core",
+    }
+}
+
+reasons! {
+    /// Why a core did not open a flow.
+    FlowRefusal {
+        /// The core may not dial that server for this edge.
+        NotAllowed = "not_allowed",
+        /// The connection was made by this core.
+        Loop = "loop",
+        /// No permit, memory or socket for another flow, or the core is stopping.
+        Overload = "overload",
+        /// The server refused the connection.
+        Refused = "refused",
+        /// The server did not answer in time.
+        TimedOut = "timed_out",
+        /// There is no way to the server.
+        Unreachable = "unreachable",
+    }
+}
+
+impl FlowRefusal {
+    /// Returns the reason that a status tells the edge; `None` for one that is no refusal of this version's.
+    #[must_use]
+    pub fn of(status: DialStatus) -> Option<Self> {
+        match status {
+            DialStatus::NotAllowed => Some(Self::NotAllowed),
+            DialStatus::Loop => Some(Self::Loop),
+            DialStatus::Overloaded => Some(Self::Overload),
+            DialStatus::Refused => Some(Self::Refused),
+            DialStatus::TimedOut => Some(Self::TimedOut),
+            DialStatus::Unreachable => Some(Self::Unreachable),
+            DialStatus::Connected | DialStatus::Other(_) => None,
+        }
     }
 }
 
@@ -189,5 +252,32 @@ reasons! {
         Wrong = "wrong",
         /// It came, but another source was faster.
         Late = "late",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_told_once_and_their_number_is_bounded() {
+        let once = Once::default();
+        assert_eq!([1, 2, 1].map(|n| once.is_first(n)), [true, true, false]);
+        assert_eq!((0..1_000).filter(|n| once.is_first(*n)).count(), Once::<i32>::MAX - 2);
+    }
+
+    #[test]
+    fn every_refusal_is_told_by_one_status() {
+        let refusals = [
+            DialStatus::NotAllowed,
+            DialStatus::Loop,
+            DialStatus::Overloaded,
+            DialStatus::Refused,
+            DialStatus::TimedOut,
+            DialStatus::Unreachable,
+        ];
+        assert_eq!(refusals.map(|status| FlowRefusal::of(status).unwrap()), FlowRefusal::ALL);
+        assert_eq!(FlowRefusal::of(DialStatus::Connected), None);
+        assert_eq!(FlowRefusal::of(DialStatus::Other(7)), None);
     }
 }

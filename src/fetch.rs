@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 use tracing::debug;
 
 pub mod plan;
@@ -79,7 +79,6 @@ struct Fetcher {
     lan: Option<Arc<dyn Lan>>,
     /// Blocks that are being looked for; without any, arriving blocks need not be told of.
     wanted: Arc<AtomicUsize>,
-    soon: Arc<Soon>,
     next_flow: Arc<AtomicU64>,
     tasks: Drain,
 }
@@ -148,13 +147,13 @@ impl Blocks {
             lan: lan.clone(),
             core,
             wanted: wanted.clone(),
-            soon: soon.clone(),
+            soon,
             metrics,
             tasks: tasks.clone(),
         };
         tasks.spawn("fetcher", owner.run(events, answers, core_answers));
         let next_flow = Arc::new(AtomicU64::new(0));
-        let fetcher = Fetcher { inbox, lan, wanted, soon, next_flow, tasks: tasks.clone() };
+        let fetcher = Fetcher { inbox, lan, wanted, next_flow, tasks: tasks.clone() };
         Self { store, fetcher: Some(fetcher) }
     }
 
@@ -199,7 +198,7 @@ async fn find(store: &Store, want: &Want) -> Option<Block> {
     }
     let older = want.reference.under(want.older?);
     let block = store.get(&older).await?.under(want.reference)?;
-    store.adopt(&older, &want.reference);
+
     Some(block)
 }
 

@@ -5,8 +5,8 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 use wanigan_parsers::Direction;
 
 use crate::fault::{
-    AcceptFault, DirectReason, DiscoveryRefusal, GetOutcome, OpaqueReason, Protocol, ResetReason,
-    ServeRefusal,
+    AcceptFault, DirectReason, DiscoveryRefusal, FlowRefusal, GetOutcome, OpaqueReason, Protocol,
+    ResetReason, ServeRefusal,
 };
 
 /// Where a block's bytes came from.
@@ -56,6 +56,7 @@ pub struct Metrics {
     pub flows_active: IntGauge,
     flows_direct: IntCounterVec,
     flows_reset: IntCounterVec,
+    flows_refused: IntCounterVec,
     accept_errors: IntCounterVec,
     /// Links that answer at this moment.
     pub links_up: IntGauge,
@@ -293,6 +294,12 @@ impl Metrics {
                 "Flows reset on both legs, by reason.",
                 &["reason"],
             ),
+            flows_refused: counters(
+                r,
+                "wanigan_flows_refused_total",
+                "Flows that a core did not open for an edge, by reason.",
+                &["reason"],
+            ),
             accept_errors: counters(
                 r,
                 "wanigan_accept_errors_total",
@@ -410,6 +417,11 @@ impl Metrics {
         self.flows_reset.with_label_values(&[reason.as_str()]).inc();
     }
 
+    /// Counts a flow that this core did not open.
+    pub fn count_refused(&self, reason: FlowRefusal) {
+        self.flows_refused.with_label_values(&[reason.as_str()]).inc();
+    }
+
     /// Counts a connection that arrived and was not handed to a flow.
     pub fn count_accept_error(&self, reason: AcceptFault) {
         self.accept_errors.with_label_values(&[reason.as_str()]).inc();
@@ -434,6 +446,9 @@ impl Metrics {
         }
         for reason in ResetReason::ALL {
             self.flows_reset.with_label_values(&[reason.as_str()]);
+        }
+        for reason in FlowRefusal::ALL {
+            self.flows_refused.with_label_values(&[reason.as_str()]);
         }
         for reason in AcceptFault::ALL {
             self.accept_errors.with_label_values(&[reason.as_str()]);

@@ -180,9 +180,10 @@ impl Neighbours {
         }
         self.refresh();
         let known = |other: &&Arc<Holder>| other.record.knows(digest) != Knowledge::Unknown;
-        let near = self.others.iter().filter(known).map(|other| {
-            (other.site != self.own.site, other.record.knows(digest) != Knowledge::Held, other)
-        });
+        let near =
+            self.others.iter().filter(known).map(|other| {
+                (other.site != self.own.site, other.record.knows(digest) != Knowledge::Held, other)
+            });
         // Several that are as good share the load: each block has an order of its own among them.
         let (_, on_the_way, chosen) =
             near.min_by_key(|(far, on_the_way, other)| (*far, *on_the_way, mix(digest, &other.id)))?;

@@ -395,7 +395,8 @@ impl Link {
     /// # Errors
     /// [`LinkError`] when the stream breaks or asks for what it may not.
     pub async fn answer_fetch(&self, mut send: SendStream, mut recv: RecvStream) -> Result<(), LinkError> {
-        let Frame::Fetch { flow, refer, numbers } = read_frame(&mut recv, &mut FrameReader::default()).await?
+        let Frame::Fetch { flow, refer, numbers } =
+            read_frame(&mut recv, &mut FrameReader::default()).await?
         else {
             return Err(LinkError::Unexpected);
         };

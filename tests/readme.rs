@@ -43,9 +43,14 @@ fn the_edge_of_the_quick_start_is_let_through_by_its_core() {
 #[test]
 fn every_file_the_documents_lead_to_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for document in
-        ["README.md", "SECURITY.md", "ARCHITECTURE.md", "docs/configuration.md", "docs/metrics.md"]
-    {
+    for document in [
+        "README.md",
+        "SECURITY.md",
+        "ARCHITECTURE.md",
+        "docs/configuration.md",
+        "docs/metrics.md",
+        "docs/operation.md",
+    ] {
         let text = std::fs::read_to_string(root.join(document)).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let there = root.join(document).parent().unwrap().join(link);

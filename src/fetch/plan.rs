@@ -248,7 +248,14 @@ impl Plan {
             for likely in &state.likely {
                 if let Some(name) = entry.name(likely.key) {
                     let (peer, source) = (likely.peer, likely.source);
-                    entry.consider(Candidate { peer, name, or_older: false, soon: false, source, wait: Duration::ZERO });
+                    entry.consider(Candidate {
+                        peer,
+                        name,
+                        or_older: false,
+                        soon: false,
+                        source,
+                        wait: Duration::ZERO,
+                    });
                 }
             }
             self.advance(id, now);
@@ -740,12 +747,12 @@ impl Entry {
     }
 
     fn consider(&mut self, candidate: Candidate) {
-        let known = self.candidates.iter_mut().find(|known| known.peer == candidate.peer);
-        match known {
+        let room = self.candidates.len() < CANDIDATES_MAX;
+        match self.candidates.iter_mut().find(|known| known.peer == candidate.peer) {
             // What it has is better than what it will have.
             Some(known) if known.soon && !candidate.soon => *known = candidate,
             Some(_) => {}
-            None if self.candidates.len() < CANDIDATES_MAX => self.candidates.push(candidate),
+            None if room => self.candidates.push(candidate),
             None => {}
         }
     }
@@ -753,9 +760,10 @@ impl Entry {
 
 impl FlowState {
     fn expect(&mut self, peer: NodeId, key: KeyId, source: Source) {
+        let room = self.likely.len() < LIKELY_MAX;
         match self.likely.iter_mut().find(|likely| likely.peer == peer) {
             Some(likely) => (likely.misses, likely.key) = (0, key),
-            None if self.likely.len() < LIKELY_MAX => {
+            None if room => {
                 self.likely.push(Likely { peer, key, source, misses: 0 });
             }
             None => {}

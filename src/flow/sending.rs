@@ -17,9 +17,9 @@ use bytes::Bytes;
 use wanigan_parsers::wan::Frame;
 
 use super::window::CREDIT_BASE;
-use crate::block::split::{CELL_BYTES, Piece, Splitter};
 use crate::addr::NodeId;
-use crate::block::{Block, Digest, Named, ServerSecrets};
+use crate::block::split::{CELL_BYTES, Piece, Splitter};
+use crate::block::{Block, Digest, Named, Naming};
 use crate::budget::{Budget, Reservation};
 use crate::fault::OpaqueReason;
 use crate::referral::Neighbours;
@@ -39,7 +39,7 @@ const PUSH_AFTER_MISS_MAX: u32 = 4096;
 #[derive(Debug)]
 pub struct Minter {
     /// The core's server secrets.
-    pub secrets: Arc<RwLock<ServerSecrets>>,
+    pub naming: Arc<RwLock<Naming>>,
     /// What the edge at the other side and its neighbours were sent.
     pub neighbours: Neighbours,
 }
@@ -275,10 +275,10 @@ impl Sending {
                 Piece::Opaque(bytes, reason) => self.pass_on(bytes, reason),
                 Piece::Content(bytes) => match &self.minter {
                     Some(minter) => {
-                        let secrets = minter.secrets.read().unwrap_or_else(PoisonError::into_inner);
-                        let block = secrets.current.mint(bytes);
+                        let naming = minter.naming.read().unwrap_or_else(PoisonError::into_inner);
+                        let block = naming.current.mint(bytes);
                         let digest = &block.reference().digest;
-                        let older = secrets.older.as_ref().map(|secret| secret.name(digest));
+                        let older = naming.older.as_ref().map(|secret| secret.name(digest));
                         self.queue.push_back(Queued::Block(block, older));
                     }
                     None => self.pass_on(bytes, OpaqueReason::NoShim),
@@ -373,7 +373,9 @@ mod tests {
             read(&mut sending, 1);
             sending.poll_frame();
         }
-        assert!(matches!(sending.handle_fetch(0, false), FetchAnswer::Block(bytes) if bytes.len() == CELL_BYTES));
+        assert!(
+            matches!(sending.handle_fetch(0, false), FetchAnswer::Block(bytes) if bytes.len() == CELL_BYTES)
+        );
         assert_eq!(sending.handle_fetch(1, false), FetchAnswer::Gone);
         read(&mut sending, 1);
         assert!(matches!(sending.poll_frame(), Some(Frame::Data(..))));
@@ -466,7 +468,7 @@ mod tests {
     fn in_the_grace_period_a_reference_has_both_names() {
         let mut sending = core_half(1 << 20);
         let older = ServerSecret::new([9; 32]);
-        sending.minter.as_ref().unwrap().secrets.write().unwrap().older = Some(older.clone());
+        sending.minter.as_ref().unwrap().naming.write().unwrap().older = Some(older.clone());
         read(&mut sending, 1);
         sending.poll_frame();
         read(&mut sending, 1);
@@ -490,9 +492,9 @@ mod tests {
         let holder = holders.of(NodeId([edge; 32]), &"lisbon".parse().unwrap()).unwrap();
         holders.handle_up(&holder, true);
         holders.handle_reached(&holder, vec![([10, 1, 0, edge], 7747).into()]);
-        let secrets = ServerSecrets { current: ServerSecret::new([1; 32]), older: None };
+        let naming = Naming { current: ServerSecret::new([1; 32]), older: None };
         let neighbours = Neighbours::new(Arc::clone(holders), holder);
-        let minter = Minter { secrets: Arc::new(RwLock::new(secrets)), neighbours };
+        let minter = Minter { naming: Arc::new(RwLock::new(naming)), neighbours };
         let budget = Budget::new(budget, IntGauge::new("used", "test").unwrap());
         Sending::new(Some(minter), &budget, 16 << 20, 1 << 30, Instant::now())
     }

@@ -2,20 +2,23 @@
 //! byte, whatever the cuts, the order of events, the losses of the store and the lack of memory.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prometheus::IntGauge;
 use proptest::prelude::*;
-use wanigan::block::{Block, Reference, ServerSecret};
+use wanigan::addr::NodeId;
+use wanigan::block::{Block, Naming, Reference, ServerSecret};
 use wanigan::budget::Budget;
-use wanigan::flow::receiving::{Output, Receiving};
+use wanigan::flow::receiving::{Output, Receiving, Wanted};
 use wanigan::flow::sending::{Minter, Sending};
 use wanigan::flow::window::{CREDIT_BASE, Window};
-use wanigan::matching::Record;
+use wanigan::metrics::Source;
+use wanigan::referral::{Holders, Neighbours};
 use wanigan::shim::Shim;
 use wanigan::shim::detecting::Detecting;
+use wanigan::wan::FetchAnswer;
 use wanigan_parsers::Direction;
 use wanigan_parsers::wan::Frame;
 
@@ -30,9 +33,9 @@ struct Node {
     budget: Budget,
     /// Frames on their way to this node, and reports of the other node's receiver.
     frames: VecDeque<Vec<u8>>,
-    reports: VecDeque<(u64, u64)>,
-    look_ups: VecDeque<(u64, Reference)>,
-    fetches: VecDeque<Vec<u64>>,
+    reports: VecDeque<(u64, u64, u64)>,
+    look_ups: VecDeque<Wanted>,
+    fetches: VecDeque<Vec<Wanted>>,
     writing: VecDeque<u8>,
     delivered: Vec<u8>,
     finished: bool,
@@ -41,15 +44,19 @@ struct Node {
 
 /// What outlives a flow.
 struct Site {
-    record: Arc<Record>,
+    holders: Arc<Holders>,
     store: HashMap<Reference, Block>,
 }
 
 impl Node {
     fn new(sends: Direction, site: &Site, memory: u64, now: Instant) -> Self {
         let budget = Budget::new(memory, IntGauge::new("used", "test").unwrap());
-        let minter = (sends == Direction::ToClient)
-            .then(|| Minter { secret: ServerSecret::new([7; 32]), record: Arc::clone(&site.record) });
+        let minter = (sends == Direction::ToClient).then(|| {
+            let naming = Naming { current: ServerSecret::new([7; 32]), older: None };
+            let edge = site.holders.of(NodeId([1; 32]), &"lisbon".parse().unwrap()).unwrap();
+            let neighbours = Neighbours::new(Arc::clone(&site.holders), edge);
+            Minter { naming: Arc::new(RwLock::new(naming)), neighbours }
+        });
         let window = Window::open(&budget).unwrap();
         Self {
             shim: Detecting::new(),
@@ -74,11 +81,11 @@ impl Node {
         self.sending.handle_input(Bytes::copy_from_slice(bytes), &spans, now);
     }
 
-    fn take_outputs(&mut self, other: &mut VecDeque<(u64, u64)>, site: &mut Site) {
+    fn take_outputs(&mut self, other: &mut VecDeque<(u64, u64, u64)>, site: &mut Site) {
         while let Some(output) = self.receiving.poll_output() {
             match output {
-                Output::LookUp(number, reference) => self.look_ups.push_back((number, reference)),
-                Output::Fetch(numbers) => self.fetches.push_back(numbers),
+                Output::LookUp(wanted) => self.look_ups.push_back(wanted),
+                Output::Fetch(wanted) => self.fetches.push_back(wanted),
                 Output::Store(block) => {
                     site.store.insert(*block.reference(), block);
                 }
@@ -88,7 +95,7 @@ impl Node {
                     self.shim.handle_input(self.sends.reverse(), &bytes, &mut spans);
                     self.writing.extend(bytes);
                 }
-                Output::Progress { resolved, credit } => other.push_back((resolved, credit)),
+                Output::Progress { resolved, blocks, credit } => other.push_back((resolved, blocks, credit)),
                 Output::Finish => self.finished = true,
                 Output::Opened(_) | Output::Reset => unreachable!("nothing is dialled or reset here"),
             }
@@ -179,12 +186,12 @@ fn run(conversation: &Conversation, site: &mut Site, memory: u64, faults: bool, 
                     }
                 }
                 4 => {
-                    if let Some((resolved, credit)) = node.reports.pop_front() {
-                        node.sending.handle_progress(resolved, credit);
+                    if let Some((resolved, blocks, credit)) = node.reports.pop_front() {
+                        node.sending.handle_progress(resolved, blocks, credit);
                     }
                 }
                 5 => {
-                    if let Some((number, reference)) = node.look_ups.pop_front() {
+                    if let Some(Wanted { number, reference, .. }) = node.look_ups.pop_front() {
                         // The store may have lost any block at any time.
                         if faults && dice.below(10) == 0 {
                             site.store.remove(&reference);
@@ -194,11 +201,13 @@ fn run(conversation: &Conversation, site: &mut Site, memory: u64, faults: bool, 
                     }
                 }
                 6 => {
-                    if let Some(numbers) = node.fetches.pop_front() {
-                        for number in numbers {
-                            let bytes = other.sending.handle_fetch(number);
-                            node.receiving.handle_fetched(number, bytes, now).unwrap();
-                        }
+                    for Wanted { number, reference, .. } in node.fetches.pop_front().unwrap_or_default() {
+                        let FetchAnswer::Block(bytes) = other.sending.handle_fetch(number, false) else {
+                            panic!("what was not acknowledged is retained");
+                        };
+                        let block = Block::verify(reference, bytes).unwrap();
+                        site.store.insert(reference, block.clone());
+                        node.receiving.handle_fetched(number, Some((block, Source::Fetch)), now).unwrap();
                     }
                 }
                 7 if faults => now += Duration::from_micros(dice.below(20_000) as u64),
@@ -259,7 +268,7 @@ impl Dice {
 }
 
 fn site() -> Site {
-    Site { record: Arc::new(Record::new(10_000)), store: HashMap::new() }
+    Site { holders: Arc::new(Holders::new(10_000, Vec::new())), store: HashMap::new() }
 }
 
 /// Requests for one file by ranges of any size, on one connection.

@@ -10,8 +10,8 @@ use nom::{IResult, Parser};
 
 use super::{
     ADDRESSES_MAX, BLOCK_BYTES_MAX, DialStatus, Digest, FETCH_NUMBERS_MAX, Frame, FrameError, HEADER_BYTES,
-    KeyId, LITERAL_BYTES_MAX, Named, OlderKey, PAYLOAD_BYTES_MAX, REKEY_BLOCKS_MAX, Reference, Referral, Refusal,
-    Secret,
+    KeyId, LITERAL_BYTES_MAX, Named, OlderKey, PAYLOAD_BYTES_MAX, REKEY_BLOCKS_MAX, Reference, Referral,
+    Refusal, Secret,
 };
 use crate::NodeId;
 

@@ -16,8 +16,14 @@ fn a_block_is_looked_for_once_however_many_flows_wait() {
     plan.handle_core(FlowKey(1), 0, CoreAnswer::Block(block(1)), now);
     let got = actions(&mut plan);
     assert!(matches!(got[0], Action::Keep(_)));
-    assert!(matches!(got[1], Action::Deliver { flow: FlowKey(1), number: 0, block: Some((_, Source::Fetch)) }));
-    assert!(matches!(got[2], Action::Deliver { flow: FlowKey(2), number: 7, block: Some((_, Source::Fetch)) }));
+    assert!(matches!(
+        got[1],
+        Action::Deliver { flow: FlowKey(1), number: 0, block: Some((_, Source::Fetch)) }
+    ));
+    assert!(matches!(
+        got[2],
+        Action::Deliver { flow: FlowKey(2), number: 7, block: Some((_, Source::Fetch)) }
+    ));
     assert!(plan.is_empty() && plan.timers.is_empty() && plan.names.is_empty());
 }
 
@@ -68,11 +74,12 @@ fn a_large_read_spreads_over_all_peers_that_have_it() {
     let mut served = [0; 2];
     let mut pending = actions(&mut plan);
     for peer in [8, 9] {
-        let count = pending.iter().filter(|a| matches!(a, Action::Get { peer: p, .. } if *p == node(peer))).count();
+        let count =
+            pending.iter().filter(|a| matches!(a, Action::Get { peer: p, .. } if *p == node(peer))).count();
         assert_eq!(count, PEER_GETS_MAX as usize);
     }
-    while let Some(action) = pending.pop() {
-        if let Action::Get { entry, peer, names, .. } = action {
+    while !pending.is_empty() {
+        if let Action::Get { entry, peer, names, .. } = pending.remove(0) {
             served[usize::from(peer == node(9))] += 1;
             plan.handle_got(entry, peer, Ok(block_of(names[0])), now + MS);
             pending.extend(actions(&mut plan));
