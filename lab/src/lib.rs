@@ -7,6 +7,7 @@
 //! It needs root and real programs. A test that cannot run for want of either is counted as skipped, never as passed: see
 //! [`scenario`].
 
+pub mod attacker;
 pub mod capture;
 pub mod clients;
 pub mod content;
