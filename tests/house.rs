@@ -103,7 +103,6 @@ const SANS_IO: &[&str] = &[
     "src/flow/window.rs",
     "src/matching.rs",
     "src/fetch/plan.rs",
-    "src/fetch/plan/",
     "src/proof.rs",
     "src/referral.rs",
     "src/shim.rs",

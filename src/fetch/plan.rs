@@ -484,10 +484,10 @@ impl Plan {
                 .min_by_key(|(soon, completion, candidate)| (*soon, *completion, candidate.peer));
             match best.map(|(_, _, candidate)| *candidate) {
                 Some(candidate) => self.get(id, candidate, now),
+                None if full && entry.is_ready => {}
                 None if full => {
-                    if !std::mem::replace(&mut entry.is_ready, true) {
-                        self.ready.push_back(id);
-                    }
+                    entry.is_ready = true;
+                    self.ready.push_back(id);
                 }
                 None if matches!(entry.asked, Asked::NotYet) => {
                     entry.asked = Asked::Now;
