@@ -22,7 +22,7 @@ use crate::fault::DiscoveryRefusal;
 use crate::proof::Nonce;
 
 /// Draws a nonce, or finds that there is no randomness: then nothing is sent.
-pub type Random = Box<dyn FnMut() -> Option<Nonce> + Send>;
+pub type Random = Box<dyn FnMut() -> Option<Nonce> + Send + Sync>;
 
 /// Datagrams that are read from one source. A node asks at most 200 times a second, each perhaps over two ways.
 pub(super) const FROM_ONE: Rate = Rate { per_second: 500, burst: 256 };
