@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod core_role;
 pub mod demo;
+pub mod discovery;
 pub mod drain;
 pub mod edge_role;
 pub mod fault;

@@ -6,6 +6,7 @@
 use std::fmt;
 
 pub mod detect;
+pub mod discovery;
 pub mod http1;
 pub mod nbss;
 pub mod smb2;
