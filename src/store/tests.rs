@@ -14,7 +14,7 @@ mod crash;
 mod decay;
 mod faults;
 mod model;
-//mod sharing;
+mod sharing;
 
 #[tokio::test]
 async fn a_block_is_found_at_once_from_disk_and_after_a_restart() {
