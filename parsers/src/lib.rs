@@ -8,6 +8,7 @@ use std::fmt;
 pub mod detect;
 pub mod http1;
 pub mod nbss;
+pub mod peer;
 pub mod smb2;
 pub mod wan;
 
