@@ -18,6 +18,7 @@ pub mod intercept;
 pub mod matching;
 pub mod metrics;
 pub mod node;
+pub mod peer;
 pub mod pki;
 pub mod proof;
 pub mod relay;

@@ -67,6 +67,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wan", &["config", "drain", "metrics"]),
     ("store", &["block", "metrics"]),
     ("matching", &["block"]),
+    ("peer", &["addr", "block", "drain", "fault", "metrics", "pki", "proof", "relay"]),
     ("proof", &["addr", "block"]),
     // The splitter takes a shim's spans.
     ("block", &["fault", "shim"]),
@@ -95,6 +96,10 @@ const SANS_IO: &[&str] = &[
     "src/flow/sending.rs",
     "src/flow/window.rs",
     "src/matching.rs",
+    "src/peer/book.rs",
+    "src/peer/rate.rs",
+    "src/peer/requests.rs",
+    "src/peer/serving.rs",
     "src/proof.rs",
     "src/shim.rs",
     "src/shim/",

@@ -116,7 +116,8 @@ impl<B: AsRef<[u8]>> Frame<B> {
             }
         };
         let bytes = if let Self::Block { bytes, .. } = self { bytes.as_ref().len() } else { 0 };
-        let len = u32::try_from(out.len() - start - HEADER_BYTES + bytes).expect("blocks are far below 4 GiB");
+        let len =
+            u32::try_from(out.len() - start - HEADER_BYTES + bytes).expect("blocks are far below 4 GiB");
         out[start] = kind;
         out[start + 1..start + HEADER_BYTES].copy_from_slice(&len.to_be_bytes());
     }
@@ -246,10 +247,11 @@ fn payload_of(kind: u8, input: &[u8]) -> IResult<&[u8], Frame<Vec<u8>>> {
         })
         .parse(input),
         // The bytes of the block come after what this reads.
-        BLOCK => {
-            map((be_u32, verify(rest, <[u8]>::is_empty)), |(request, _)| Frame::Block { request, bytes: vec![] })
-                .parse(input)
-        }
+        BLOCK => map((be_u32, verify(rest, <[u8]>::is_empty)), |(request, _)| Frame::Block {
+            request,
+            bytes: vec![],
+        })
+        .parse(input),
         GONE => map(be_u32, |request| Frame::Gone { request }).parse(input),
         BUSY => map(be_u32, |request| Frame::Busy { request }).parse(input),
         WAITING => Ok((input, Frame::Waiting)),
@@ -369,13 +371,7 @@ mod tests {
 
     fn samples() -> Vec<Frame<Vec<u8>>> {
         vec![
-            Frame::Get {
-                request: 1,
-                wait_ms: 20_000,
-                key: KeyId([2; 8]),
-                tag: Tag([3; 32]),
-                proof: [4; 32],
-            },
+            Frame::Get { request: 1, wait_ms: 20_000, key: KeyId([2; 8]), tag: Tag([3; 32]), proof: [4; 32] },
             Frame::Block { request: u32::MAX, bytes: b"block".to_vec() },
             Frame::Waiting,
             Frame::Block { request: 0, bytes: vec![7] },
