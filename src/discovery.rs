@@ -45,7 +45,7 @@ pub mod state;
 
 use self::answerer::{LOOK_UP_LIFETIME, LOOK_UPS_MAX};
 use self::clock::DOMAINS_MAX;
-use self::interfaces::{Destination, Interface, Ways, choose, destinations, origin};
+use self::interfaces::{Destination, Interface, Ways, choose, destinations, origin, reached_at};
 use self::pace::Pace;
 use self::sockets::{Sockets, list_interfaces};
 pub use self::state::{Answer, Found};
@@ -127,6 +127,7 @@ pub struct Discovery {
     asks: mpsc::Sender<Question>,
     told: Arc<watch::Sender<Told>>,
     pace: watch::Receiver<Pace>,
+    reached: watch::Receiver<Vec<SocketAddr>>,
     port: u16,
 }
 
@@ -168,8 +169,11 @@ impl Discovery {
         let (found_in, found) = mpsc::channel(LOOK_UPS_MAX);
         let (told_in, told) = watch::channel(Told::default());
         let (pace_in, pace) = watch::channel(Pace::default());
+        let (reached_in, reached) = watch::channel(Vec::new());
         let task = Task {
             ways,
+            transfer_port: state.transfer_port,
+            reached: reached_in,
             static_peers: settings.static_peers.iter().map(|peer| canonical(*peer)).collect(),
             names: settings.interfaces,
             sockets,
@@ -185,13 +189,19 @@ impl Discovery {
             told: Told::default(),
         };
         drain.spawn("discovery", task.run(asks, found, told));
-        Ok((Self { asks: asks_in, told: Arc::new(told_in), pace, port }, events_out))
+        Ok((Self { asks: asks_in, told: Arc::new(told_in), pace, reached, port }, events_out))
     }
 
     /// Returns the UDP port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Follows where this node gives blocks away, as others of its networks reach it.
+    #[must_use]
+    pub fn reached(&self) -> watch::Receiver<Vec<SocketAddr>> {
+        self.reached.clone()
     }
 
     /// Asks the LAN for blocks. Returns until when answers are worth waiting for, or `None` when nothing is asked.
@@ -249,6 +259,8 @@ impl Discovery {
 /// The owner of sockets and state.
 struct Task {
     ways: Ways,
+    transfer_port: u16,
+    reached: watch::Sender<Vec<SocketAddr>>,
     static_peers: Vec<SocketAddr>,
     names: Vec<String>,
     sockets: Sockets,
@@ -357,6 +369,8 @@ impl Task {
             tracing::info!(interfaces = ?names, port = self.sockets.port(), "looking for peers");
             self.chosen = chosen;
         }
+        let reached = reached_at(&self.chosen, self.transfer_port);
+        self.reached.send_if_modified(|known| std::mem::replace(known, reached.clone()) != reached);
         self.sockets.listen_on(&self.chosen);
         self.destinations = destinations(&self.chosen, self.ways, &self.static_peers, self.sockets.port());
         self.destinations.retain(|to| self.sockets.speaks_to(*to));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use ipnet::IpNet;
+use wanigan_parsers::wan::ADDRESSES_MAX;
 
 use super::state::Origin;
 
@@ -93,6 +94,23 @@ pub fn destinations(chosen: &[Interface], ways: Ways, listed: &[SocketAddr], por
         }
     }
     places.into_iter().collect()
+}
+
+/// Returns the addresses under which others reach this host, IPv4 first; none of the link alone, whose scope others do
+/// not know.
+#[must_use]
+pub fn reached_at(chosen: &[Interface], port: u16) -> Vec<SocketAddr> {
+    let addresses = chosen.iter().flat_map(|interface| &interface.addresses).map(IpNet::addr);
+    let mut reached: Vec<SocketAddr> = addresses
+        .filter(|address| match address {
+            IpAddr::V4(address) => !address.is_link_local(),
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        })
+        .map(|address| SocketAddr::new(address, port))
+        .collect();
+    reached.sort_by_key(SocketAddr::is_ipv6);
+    reached.truncate(ADDRESSES_MAX);
+    reached
 }
 
 /// Returns the broadcast addresses of an interface's networks.
