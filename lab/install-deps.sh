@@ -7,6 +7,7 @@ set -eu
 wanted='
 ip iproute2
 ss iproute2
+tc iproute2
 nft nftables
 chrt util-linux
 smbd samba
@@ -15,6 +16,8 @@ smbclient smbclient
 nginx nginx-light
 curl curl
 squid squid
+faketime faketime
+openssl openssl
 dumpcap tshark
 tshark tshark
 '

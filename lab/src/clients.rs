@@ -1,6 +1,7 @@
-//! Unmodified clients: `smbclient` and `curl`.
+//! Unmodified clients, `smbclient` and `curl`, and one of our own that watches the time.
 
 pub mod curl;
+pub mod reader;
 pub mod smbclient;
 
 use std::path::PathBuf;

@@ -7,12 +7,15 @@
 //! It needs root and real programs. A test that cannot run for want of either is counted as skipped, never as passed: see
 //! [`scenario`].
 
+pub mod attacker;
 pub mod capture;
 pub mod clients;
 pub mod content;
 mod instance;
+pub mod names;
 pub mod namespace;
 pub mod node;
+pub mod office;
 pub mod process;
 pub mod scenario;
 pub mod servers;

@@ -15,8 +15,13 @@ use anyhow::{Context, Result, ensure};
 use crate::namespace::Namespace;
 use crate::process::{Process, run, wait_until};
 use crate::scenario;
-use crate::topology::{CORE_WAN, EDGE_LAN, Lab, SERVER_V4};
+use crate::topology::{EDGE_LAN, Lab};
 use crate::wan::Passing;
+
+mod setup;
+
+use setup::Role;
+pub use setup::Setup;
 
 /// How the edge gets its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +30,8 @@ pub enum Mode {
     Tproxy,
     /// Destination NAT.
     Redirect,
+    /// Destination NAT of this host's own connections: an edge on a workstation.
+    Local,
     /// An address that clients are pointed at, for the server's port: [`Mode::listen_address`].
     Listen {
         /// The server's port.
@@ -72,11 +79,9 @@ impl<'a> Pair<'a> {
     /// # Errors
     /// If one does not start, or the link does not stand.
     pub fn start(lab: &'a Lab, mode: Mode, memory: Memory) -> Result<Self> {
-        let certificates = Certificates::new(lab)?;
-        let core = certificates.start_core(lab, memory)?;
-        let edge = certificates.start_edge(lab, mode, memory)?;
-        edge.wait_for_link()?;
-        Ok(Self { edge, core })
+        let setups = [Setup::edge(lab, mode).memory(memory)];
+        let Branch { mut edges, core, .. } = Branch::start(lab, &Setup::core(lab).memory(memory), &setups)?;
+        Ok(Self { edge: edges.pop().context("an edge was started")?, core })
     }
 
     /// Returns the bytes that both nodes say they sent over the WAN.
@@ -88,7 +93,33 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// A certificate authority and what it issued, in the lab's directory.
+/// Several edges and their core.
+#[derive(Debug)]
+pub struct Branch<'a> {
+    /// The nodes in the branch, in the order in which they were asked for.
+    pub edges: Vec<Node<'a>>,
+    /// The node near the servers.
+    pub core: Node<'a>,
+    /// Who vouches for them.
+    pub certificates: Certificates,
+}
+
+impl<'a> Branch<'a> {
+    /// Starts all, and waits until the edges' links are up.
+    ///
+    /// # Errors
+    /// If one does not start, or a link does not stand.
+    pub fn start(lab: &'a Lab, core: &Setup<'a>, edges: &[Setup<'a>]) -> Result<Self> {
+        let certificates = Certificates::new(lab)?;
+        let core = certificates.start(lab, core)?;
+        let edges: Vec<Node<'_>> =
+            edges.iter().map(|edge| certificates.start(lab, edge)).collect::<Result<_>>()?;
+        edges.iter().try_for_each(Node::wait_for_link)?;
+        Ok(Self { edges, core, certificates })
+    }
+}
+
+/// A certificate authority, in the lab's directory.
 #[derive(Debug)]
 pub struct Certificates {
     wanigan: PathBuf,
@@ -96,40 +127,50 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Makes an authority with certificates for an edge, `lisbon-gw`, and a core, `hq-core`.
+    /// Makes an authority.
     ///
     /// # Errors
     /// If `wanigan pki` fails.
     pub fn new(lab: &Lab) -> Result<Self> {
-        let this = Self { wanigan: scenario::wanigan()?, directory: lab.path("pki") };
+        Self::stranger(lab, "pki")
+    }
+
+    /// Makes another authority, which the nodes know nothing of, in a directory of this name.
+    ///
+    /// # Errors
+    /// If `wanigan pki` fails.
+    pub fn stranger(lab: &Lab, name: &str) -> Result<Self> {
+        let this = Self { wanigan: scenario::wanigan()?, directory: lab.path(name) };
         this.pki(&["init"])?;
-        this.pki(&["issue", EDGE_NAME, "--role", "edge", "--site", EDGE_SITE])?;
-        this.pki(&["issue", CORE_NAME, "--role", "core", "--site", CORE_SITE])?;
-        for file in ["ca", EDGE_NAME, CORE_NAME] {
-            let path = this.directory.join(format!("{file}.pem"));
-            ensure!(path.is_file(), "wanigan pki did not write {}", path.display());
-        }
+        ensure!(this.authority().is_file(), "wanigan pki did not write {}", this.authority().display());
         Ok(this)
     }
 
-    /// Starts the edge and waits until it is healthy.
+    /// Returns the authority's own certificate.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.directory.join("ca.pem")
+    }
+
+    /// Issues a certificate for a role, `edge` or `core`, and returns it and its key.
+    ///
+    /// # Errors
+    /// If `wanigan pki` fails.
+    pub fn issue(&self, name: &str, role: &str, site: &str) -> Result<(PathBuf, PathBuf)> {
+        self.pki(&["issue", name, "--role", role, "--site", site])?;
+        let files = ["pem", "key"].map(|extension| self.directory.join(format!("{name}.{extension}")));
+        for path in &files {
+            ensure!(path.is_file(), "wanigan pki did not write {}", path.display());
+        }
+        Ok(files.into())
+    }
+
+    /// Starts the edge on the branch's gateway and waits until it is healthy.
     ///
     /// # Errors
     /// If it ends or does not answer.
     pub fn start_edge<'a>(&self, lab: &'a Lab, mode: Mode, memory: Memory) -> Result<Node<'a>> {
-        let intercept = match mode {
-            Mode::Tproxy => transparent("tproxy"),
-            Mode::Redirect => transparent("redirect"),
-            Mode::Listen { port } => format!(
-                "mode = \"listen\"\nlisten = \"{}\"\nserver = \"{SERVER_V4}:{port}\"\n",
-                Mode::listen_address(port)
-            ),
-        };
-        let role = format!(
-            "[[edge.intercept]]\n{intercept}\n\
-             [[edge.route]]\nservers = [\"10.2.0.0/16\", \"fd00:2::/64\"]\ncore = \"{CORE_WAN}:{LINK_PORT}\"\n"
-        );
-        self.start(lab, lab.edge(), EDGE_NAME, EDGE_SITE, &role, memory)
+        self.start(lab, &Setup::edge(lab, mode).memory(memory))
     }
 
     /// Starts the core and waits until it is healthy.
@@ -137,55 +178,32 @@ impl Certificates {
     /// # Errors
     /// If it ends or does not answer.
     pub fn start_core<'a>(&self, lab: &'a Lab, memory: Memory) -> Result<Node<'a>> {
-        let role = format!(
-            "[core]\nlisten = \"{CORE_WAN}:{LINK_PORT}\"\n\
-             allow-servers = [\"10.2.0.0/16:445,139,80\", \"[fd00:2::/64]:445,139,80\"]\n"
-        );
-        self.start(lab, lab.core(), CORE_NAME, CORE_SITE, &role, memory)
+        self.start(lab, &Setup::core(lab).memory(memory))
     }
 
-    fn start<'a>(
-        &self,
-        lab: &Lab,
-        namespace: &'a Namespace,
-        name: &str,
-        site: &str,
-        role: &str,
-        memory: Memory,
-    ) -> Result<Node<'a>> {
+    /// Starts a node and waits until it is healthy. One of that name that ran before leaves it its certificate and
+    /// its state.
+    ///
+    /// # Errors
+    /// If it ends or does not answer.
+    pub fn start<'a>(&self, lab: &Lab, setup: &Setup<'a>) -> Result<Node<'a>> {
+        let (name, site) = (&setup.name, &setup.site);
+        if !self.directory.join(format!("{name}.pem")).is_file() {
+            self.issue(name, if setup.role == Role::Core { "core" } else { "edge" }, site)?;
+        }
         let state = lab.path(&format!("{name}-state"));
         std::fs::create_dir_all(&state).context("make a state directory")?;
         let file = lab.path(&format!("{name}.toml"));
-        std::fs::write(&file, self.configuration(name, site, &state, role, memory))
-            .context("configure a node")?;
-        let mut command = namespace.command(&self.wanigan.to_string_lossy());
-        command.args(["run", "-c"]).arg(&file).env("RUST_LOG", "info");
-        let mut node = Node { process: namespace.spawn(name, &mut command)?, namespace };
+        std::fs::write(&file, setup.configuration(&self.directory, &state)).context("configure a node")?;
+        let process = setup.namespace.spawn(name, &mut setup.run(&self.wanigan, &file)?)?;
+        let namespace = setup.namespace;
+        let mut node = Node { process, namespace, wanigan: self.wanigan.clone(), file, state };
         let started = wait_until(&format!("{name} is healthy"), Duration::from_secs(20), || {
             node.process.check()?;
             Ok(node.admin("/healthz").is_ok())
         });
         started.with_context(|| node.process.log())?;
         Ok(node)
-    }
-
-    fn configuration(&self, name: &str, site: &str, state: &Path, role: &str, memory: Memory) -> String {
-        let pki = self.directory.display();
-        let state = state.display();
-        let Memory { store, limits } = memory;
-        format!(
-            "[node]\n\
-             name = \"{name}\"\n\
-             site = \"{site}\"\n\
-             state-dir = \"{state}\"\n\
-             ca = \"{pki}/ca.pem\"\n\
-             certificate = \"{pki}/{name}.pem\"\n\
-             key = \"{pki}/{name}.key\"\n\n\
-             {role}\n\
-             [store]\nsize = \"4 GiB\"\nmemory = \"{store} MiB\"\n\n\
-             [limits]\nmemory = \"{limits} MiB\"\n\n\
-             [admin]\nlisten = \"{ADMIN}\"\n"
-        )
     }
 
     fn pki(&self, words: &[&str]) -> Result<()> {
@@ -201,9 +219,37 @@ impl Certificates {
 pub struct Node<'a> {
     process: Process,
     namespace: &'a Namespace,
+    wanigan: PathBuf,
+    file: PathBuf,
+    state: PathBuf,
 }
 
-impl Node<'_> {
+impl<'a> Node<'a> {
+    /// Returns where it runs.
+    #[must_use]
+    pub fn namespace(&self) -> &'a Namespace {
+        self.namespace
+    }
+
+    /// Returns its state directory.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Runs another command of Wanigan's with this node's configuration, such as `peers`, and returns what it prints.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn wanigan(&self, words: &[&str]) -> Result<String> {
+        let mut command = self.namespace.command(&self.wanigan.to_string_lossy());
+        command.args(words).arg("-c").arg(&self.file);
+        Ok(run(&mut command, Duration::from_secs(20))?
+            .ok()
+            .with_context(|| format!("wanigan {words:?}"))?
+            .text())
+    }
+
     /// Returns the sum of a metric's samples whose labels contain a text, such as `reason="smb_encrypted"`; the empty text
     /// is in all of them.
     ///
@@ -311,11 +357,6 @@ impl Failure {
 
 /// The metric of bytes sent on links.
 pub const WAN_SENT: &str = "wanigan_wan_sent_bytes_total";
-
-fn transparent(mode: &str) -> String {
-    // The unspecified address stands for both versions of IP.
-    format!("mode = \"{mode}\"\nlisten = \"0.0.0.0:7445\"\nports = [445, 139, 80]\nmanage-nftables = true\n")
-}
 
 /// Reads a line of the Prometheus text format if it is a sample of that name with that label.
 fn sample(line: &str, name: &str, label: &str) -> Option<f64> {

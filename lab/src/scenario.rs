@@ -13,19 +13,19 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::process::run;
-use crate::topology::Lab;
+use crate::topology::{Hosts, Lab};
 use crate::wan::Shape;
 
 /// Runs the body of a lab test.
 ///
 /// `scenario!(["smbd", "wanigan"], clients, shape, |lab| { …; Ok(()) })`: the programs it needs (`wanigan` is the built
-/// binary), how many clients, the WAN's [`Shape`], and a closure that gets the `&Lab` and returns `anyhow::Result<()>`.
+/// binary), how many clients or which [`Hosts`], the WAN's [`Shape`], and a closure that gets the `&Lab` and returns `anyhow::Result<()>`.
 #[macro_export]
 macro_rules! scenario {
-    ([$($need:literal),* $(,)?], $clients:expr, $shape:expr, $body:expr) => {{
+    ([$($need:literal),* $(,)?], $hosts:expr, $shape:expr, $body:expr) => {{
         fn here() {}
         let name = std::any::type_name_of_val(&here).trim_end_matches("::here");
-        $crate::scenario::play(name, &[$($need),*], $clients, $shape, $body)
+        $crate::scenario::play(name, &[$($need),*], $hosts, $shape, $body)
     }};
 }
 
@@ -33,12 +33,18 @@ macro_rules! scenario {
 ///
 /// # Panics
 /// If the test fails.
-pub fn play(name: &str, needs: &[&str], clients: usize, shape: Shape, body: impl FnOnce(&Lab) -> Result<()>) {
+pub fn play(
+    name: &str,
+    needs: &[&str],
+    hosts: impl Into<Hosts>,
+    shape: Shape,
+    body: impl FnOnce(&Lab) -> Result<()>,
+) {
     if let Some(missing) = missing(needs) {
         skip(name, &missing);
         return;
     }
-    let lab = Lab::new(clients, shape).unwrap_or_else(|error| panic!("failed to build the lab: {error:#}"));
+    let lab = Lab::new(hosts, shape).unwrap_or_else(|error| panic!("failed to build the lab: {error:#}"));
     if let Err(error) = body(&lab) {
         eprintln!("{}", lab.logs());
         panic!("{error:#}");

@@ -8,6 +8,16 @@
 //!  fd00:1::11…
 //! ```
 //!
+//! A client can be a workstation that runs an edge itself. Where a test asks for them ([`Hosts`]) the branch also has
+//!
+//! ```text
+//!  b1 ── lan0 g1 eth0 ── lan0      g1, a gateway on the LAN with one client behind it
+//!  10.1.1.2   10.1.1.1   10.1.0.101           fd00:1:1::2, fd00:1:1::1, fd00:1::101
+//!
+//!  r1 eth0 ── r1 edge              r1, a host in a subnet of its own: no broadcast from lan0 comes here
+//!  10.1.201.2   10.1.201.1                    fd00:1:201::2, fd00:1:201::1
+//! ```
+//!
 //! Edge and core are routers: with no Wanigan in them, clients reach the server directly. MTU is 1500 everywhere.
 //! Every route says `congctl cubic`, because clients and servers in the field run CUBIC and a machine's default may be
 //! another one. (The default itself, tcp_congestion_control, cannot be set inside a namespace unless the whole machine
@@ -23,6 +33,8 @@ use crate::instance::Instance;
 use crate::namespace::Namespace;
 use crate::process::tail;
 use crate::wan::{Shape, Wan};
+
+mod lan;
 
 /// The version of IP that a client uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,11 +59,31 @@ impl Family {
     }
 }
 
+/// How many hosts the branch has, by where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hosts {
+    /// On the LAN: clients, or workstations that run an edge themselves.
+    pub clients: usize,
+    /// On the LAN too, each with one client behind it.
+    pub gateways: usize,
+    /// Each in a subnet of its own, which the edge routes to.
+    pub remote: usize,
+}
+
+impl From<usize> for Hosts {
+    fn from(clients: usize) -> Self {
+        Self { clients, ..Self::default() }
+    }
+}
+
 /// Two sites and what is between. Dropping it removes everything.
 #[derive(Debug)]
 pub struct Lab {
     // In the order of dropping: programs die with their namespaces, then the link, then the directory.
     clients: Vec<Namespace>,
+    behind: Vec<Namespace>,
+    gateways: Vec<Namespace>,
+    remote: Vec<Namespace>,
     edge: Namespace,
     core: Namespace,
     server: Namespace,
@@ -60,11 +92,12 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds a lab with a number of clients.
+    /// Builds a lab: a number is one of clients.
     ///
     /// # Errors
     /// Without root, the `ip` program or `/dev/net/tun`.
-    pub fn new(clients: usize, shape: Shape) -> Result<Self> {
+    pub fn new(hosts: impl Into<Hosts>, shape: Shape) -> Result<Self> {
+        let hosts = hosts.into();
         let instance = Instance::new()?;
         let make = |role: &str| -> Result<Namespace> {
             let namespace = Namespace::create(&format!("{}-{role}", instance.name()), instance.directory())?;
@@ -72,15 +105,19 @@ impl Lab {
             Ok(namespace)
         };
         let (edge, core, server) = (make("edge")?, make("core")?, make("server")?);
-        let clients: Vec<Namespace> =
-            (1..=clients).map(|number| make(&format!("c{number}"))).collect::<Result<_>>()?;
+        let several = |letter: char, count: usize| -> Result<Vec<Namespace>> {
+            (1..=count).map(|number| make(&format!("{letter}{number}"))).collect()
+        };
+        let clients = several('c', hosts.clients)?;
+        let (gateways, behind) = (several('g', hosts.gateways)?, several('b', hosts.gateways)?);
+        let remote = several('r', hosts.remote)?;
         let wan = Wan::open(&edge, &core, "wan0", shape).context("open the WAN")?;
-        let lab = Self { clients, edge, core, server, wan, instance };
+        let lab = Self { clients, behind, gateways, remote, edge, core, server, wan, instance };
         lab.set_up_routers()?;
         lab.set_up_server()?;
-        for number in 0..lab.clients.len() {
-            lab.set_up_client(number)?;
-        }
+        (0..hosts.clients).try_for_each(|number| lab.set_up_client(number))?;
+        (0..hosts.gateways).try_for_each(|number| lab.set_up_gateway(number))?;
+        (0..hosts.remote).try_for_each(|number| lab.set_up_remote(number))?;
         Ok(lab)
     }
 
@@ -91,6 +128,33 @@ impl Lab {
     #[must_use]
     pub fn client(&self, number: usize) -> &Namespace {
         &self.clients[number]
+    }
+
+    /// Returns a gateway on the LAN, counted from 0.
+    ///
+    /// # Panics
+    /// If the lab was built with fewer.
+    #[must_use]
+    pub fn gateway(&self, number: usize) -> &Namespace {
+        &self.gateways[number]
+    }
+
+    /// Returns the client behind a gateway on the LAN, counted from 0.
+    ///
+    /// # Panics
+    /// If the lab was built with fewer.
+    #[must_use]
+    pub fn behind(&self, number: usize) -> &Namespace {
+        &self.behind[number]
+    }
+
+    /// Returns a host in a subnet of its own, counted from 0.
+    ///
+    /// # Panics
+    /// If the lab was built with fewer.
+    #[must_use]
+    pub fn remote(&self, number: usize) -> &Namespace {
+        &self.remote[number]
     }
 
     /// Returns the branch's gateway.
@@ -161,7 +225,7 @@ impl Lab {
         self.edge.ip(&addresses("wan0", "10.0.0.1", "fd00::1"))?;
         self.core.ip(&addresses("wan0", "10.0.0.2", "fd00::2"))?;
         self.edge.ip(&routes("10.2.0.0/16", "10.0.0.2", "fd00:2::/64", "fd00::2"))?;
-        self.core.ip(&routes("10.1.0.0/16", "10.0.0.1", "fd00:1::/64", "fd00::1"))?;
+        self.core.ip(&routes("10.1.0.0/16", "10.0.0.1", "fd00:1::/32", "fd00::1"))?;
         for router in [&self.edge, &self.core] {
             router.sysctl(&FORWARDING)?;
         }
@@ -187,6 +251,31 @@ impl Lab {
             &format!("fd00:1::{}", number + 11),
         ))?;
         client.ip(&routes("default", "10.1.0.1", "::/0", "fd00:1::1"))
+    }
+
+    fn set_up_gateway(&self, number: usize) -> Result<()> {
+        let (gateway, behind, nth) = (&self.gateways[number], &self.behind[number], number + 1);
+        attach(gateway, &self.edge, &format!("g{nth}"))?;
+        let (v4, v6) = (format!("10.1.0.{}", 100 + nth), format!("fd00:1::{}", 100 + nth));
+        gateway.ip(&addresses("eth0", &v4, &v6))?;
+        gateway.ip(&routes("default", "10.1.0.1", "::/0", "fd00:1::1"))?;
+        gateway.sysctl(&FORWARDING)?;
+        self.edge.ip(&routes(&format!("10.1.{nth}.0/24"), &v4, &format!("fd00:1:{nth}::/64"), &v6))?;
+        let (v4, v6) = (format!("10.1.{nth}.1"), format!("fd00:1:{nth}::1"));
+        behind.ip(&format!("link add eth0 type veth peer name lan0 netns {}", gateway.name()))?;
+        gateway.ip(&addresses("lan0", &v4, &v6))?;
+        behind.ip(&addresses("eth0", &format!("10.1.{nth}.2"), &format!("fd00:1:{nth}::2")))?;
+        behind.ip(&routes("default", &v4, "::/0", &v6))
+    }
+
+    fn set_up_remote(&self, number: usize) -> Result<()> {
+        let (remote, nth) = (&self.remote[number], number + 201);
+        let port = format!("r{}", number + 1);
+        let (v4, v6) = (format!("10.1.{nth}.1"), format!("fd00:1:{nth}::1"));
+        remote.ip(&format!("link add eth0 type veth peer name {port} netns {}", self.edge.name()))?;
+        self.edge.ip(&addresses(&port, &v4, &v6))?;
+        remote.ip(&addresses("eth0", &format!("10.1.{nth}.2"), &format!("fd00:1:{nth}::2")))?;
+        remote.ip(&routes("default", &v4, "::/0", &v6))
     }
 }
 
@@ -220,8 +309,10 @@ pub const SERVER_V4: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 2);
 pub const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 2);
 /// The edge's address in the branch.
 pub const EDGE_LAN: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
-/// The core's address on the WAN.
+/// The core's IPv4 address on the WAN.
 pub const CORE_WAN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+/// The same, IPv6.
+pub const CORE_WAN_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 
 const TCP: [(&str, &str); 2] = [("ipv4/tcp_no_metrics_save", "1"), ("ipv6/conf/default/accept_dad", "0")];
 const BRIDGE_FILTER_OFF: [(&str, &str); 2] =

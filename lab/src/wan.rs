@@ -120,6 +120,16 @@ impl Wan {
         WanCounters { to_server: self.lanes[0].counters(), to_client: self.lanes[1].counters() }
     }
 
+    /// Does something and returns how many bytes entered the link for it, both ways together.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn crossed(&self, quiet: Duration, what: impl FnOnce() -> Result<()>) -> Result<u64> {
+        let before = self.settled(quiet).entered_bytes();
+        what()?;
+        Ok(self.settled(quiet).entered_bytes() - before)
+    }
+
     /// Waits until nothing enters the link for `quiet`, at most a few seconds (links are kept alive), and returns the counters.
     #[must_use]
     pub fn settled(&self, quiet: Duration) -> WanCounters {

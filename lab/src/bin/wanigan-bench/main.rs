@@ -1,6 +1,7 @@
 //! The benchmark: what a branch waits and what crosses its WAN, directly, through Squid and through Wanigan.
 //!
-//! One lab, one run: the same servers, files, clients and link for all columns, one after the other. Prints a table in
+//! One lab, one run: the same servers, files, clients and link for all columns, one after the other; what several edges do
+//! for each other comes first, in labs of its own. Prints a table in
 //! Markdown, then the targets with what was measured, and fails where one is missed. `wanigan-bench [MIB]` takes another
 //! file size than 64 MiB; the targets are meant for that one.
 
@@ -21,6 +22,10 @@ use wanigan_lab::servers::squid::Squid;
 use wanigan_lab::topology::Lab;
 use wanigan_lab::wan::Shape;
 
+mod peers;
+
+use peers::{Alone, Peers};
+
 fn main() -> Result<()> {
     let mib = match std::env::args().nth(1) {
         Some(text) => text.parse().with_context(|| format!("read {text:?} as a number of MiB"))?,
@@ -28,8 +33,9 @@ fn main() -> Result<()> {
     };
     let needs = ["smbd", "smbpasswd", "smbclient", "nginx", "curl", "squid", "nft", "wanigan"];
     ensure!(scenario::missing(&needs).is_none(), "missing: {:?}", scenario::missing(&needs));
+    let peers = peers::measure(mib << 20)?;
     let lab = Lab::new(2, WAN)?;
-    let result = Bench::new(&lab, mib << 20).and_then(|bench| bench.run());
+    let result = Bench::new(&lab, mib << 20).and_then(|bench| bench.run(&peers));
     if result.is_err() {
         eprintln!("{}", lab.logs());
     }
@@ -53,6 +59,8 @@ struct Column {
     http_cold: Option<Cost>,
     http_warm: Option<Cost>,
     http_small: Option<Cost>,
+    http_second_edge: Option<Cost>,
+    http_eight_edges: Option<Cost>,
 }
 
 /// Names a row of a column.
@@ -87,12 +95,16 @@ impl<'a> Bench<'a> {
         Ok(Self { lab, bytes, _smbd: smbd, _nginx: nginx, smb_file, smb_tiny, http_file, http_small })
     }
 
-    fn run(&self) -> Result<()> {
+    fn run(&self, peers: &Peers) -> Result<()> {
         let direct = self.direct()?;
         let squid = self.squid()?;
         let pair = Pair::start(self.lab, Mode::Tproxy, Memory::PLENTY)?;
         let before = (pair.reported_wan_bytes()?, self.lab.wan().counters().entered_bytes());
-        let wanigan = self.wanigan()?;
+        let wanigan = Column {
+            http_second_edge: Some(peers.second),
+            http_eight_edges: Some(peers.eight),
+            ..self.wanigan()?
+        };
         let counted = self.settled() - before.1;
         let reported = pair.reported_wan_bytes()? - before.0;
         let went_direct = pair.edge.metric("wanigan_flows_direct_total", "")?;
@@ -101,7 +113,8 @@ impl<'a> Bench<'a> {
         println!("\nReported WAN bytes {reported}, counted by the link {counted}.");
         print_node("Edge", &pair.edge)?;
         print_node("Core", &pair.core)?;
-        self.judge(&direct, &wanigan, reported, counted)
+        println!("Blocks asked for on an empty LAN: {}.", peers.alone.asked);
+        self.judge(&direct, &wanigan, &peers.alone, reported, counted)
     }
 
     fn direct(&self) -> Result<Column> {
@@ -113,6 +126,9 @@ impl<'a> Bench<'a> {
             http_cold: Some(http),
             http_warm: Some(http),
             http_small: Some(median(|| self.http_small(0, &[]))?),
+            // To the server it is one more client. Eight at once would take eight times as long.
+            http_second_edge: Some(http),
+            http_eight_edges: None,
         })
     }
 
@@ -137,7 +153,7 @@ impl<'a> Bench<'a> {
         let http_warm = Some(median(|| self.http(1, &[]))?);
         self.http_small(0, &[])?;
         let http_small = Some(median(|| self.http_small(1, &[]))?);
-        Ok(Column { smb_tiny, smb_cold, smb_warm, http_cold, http_warm, http_small })
+        Ok(Column { smb_tiny, smb_cold, smb_warm, http_cold, http_warm, http_small, ..Column::default() })
     }
 
     fn smb(&self, client: usize, name: &str, digest: Digest) -> Result<Cost> {
@@ -197,13 +213,15 @@ impl<'a> Bench<'a> {
         println!("| scenario | direct | Squid | Wanigan | Wanigan to direct: time, bytes |");
         println!("|---|---|---|---|---|");
         let small = SMALL * usize::try_from(SMALL_FILES).context("a count fits")?;
-        let rows: [(&str, usize, Pick); 6] = [
+        let rows: [(&str, usize, Pick); 8] = [
             ("SMB tiny file", TINY, |column| column.smb_tiny),
             ("SMB cold", self.bytes, |column| column.smb_cold),
             ("SMB warm, another client", self.bytes, |column| column.smb_warm),
             ("HTTP cold", self.bytes, |column| column.http_cold),
             ("HTTP warm, another client", self.bytes, |column| column.http_warm),
             ("HTTP 100 small files warm, one connection", small, |column| column.http_small),
+            ("HTTP first read of a second edge on the LAN", self.bytes, |column| column.http_second_edge),
+            ("HTTP eight edges open one new file at once", self.bytes, |column| column.http_eight_edges),
         ];
         for (name, content, cost) in rows {
             let cells = [direct, squid, wanigan].map(|column| cell(cost(column), content));
@@ -213,7 +231,14 @@ impl<'a> Bench<'a> {
     }
 
     /// Holds the figures against the targets.
-    fn judge(&self, direct: &Column, wanigan: &Column, reported: u64, counted: u64) -> Result<()> {
+    fn judge(
+        &self,
+        direct: &Column,
+        wanigan: &Column,
+        alone: &Alone,
+        reported: u64,
+        counted: u64,
+    ) -> Result<()> {
         let pairs = [
             ("SMB", direct.smb_cold, wanigan.smb_cold, wanigan.smb_warm),
             ("HTTP", direct.http_cold, wanigan.http_cold, wanigan.http_warm),
@@ -241,6 +266,23 @@ impl<'a> Bench<'a> {
                 format!("{name} warm is {faster:.1} times faster than direct, at least 10"),
             );
         }
+        if let (Some(second), Some(eight)) = (wanigan.http_second_edge, wanigan.http_eight_edges) {
+            let share = second.wan_bytes as f64 / self.bytes as f64 * 100.0;
+            target(
+                share <= 1.0,
+                format!("a second edge's first read takes {share:.3} % of the file on the WAN, at most 1 %"),
+            );
+            let copies = eight.wan_bytes as f64 / self.bytes as f64;
+            target(
+                copies <= 1.3,
+                format!("eight edges opening one new file take {copies:.3} copies on the WAN, at most 1.3"),
+            );
+        }
+        let cost = alone.with / alone.without;
+        target(
+            cost <= 1.01,
+            format!("discovery on an empty LAN takes {cost:.4} of the time without it, at most 1.01"),
+        );
         let off = reported.abs_diff(counted) as f64 / counted as f64 * 100.0;
         target(off <= 1.0, format!("reported WAN bytes are {off:.3} % off the link's own, at most 1 %"));
         ensure!(missed == 0, "{missed} targets missed");
