@@ -25,6 +25,7 @@ use crate::addr::ServerAddr;
 use crate::budget::Budget;
 use crate::config::{AllowServers, Config};
 use crate::drain::Tasks;
+use crate::fault::{FlowRefusal, Once};
 use crate::fetch::Blocks;
 use crate::flow::receiving::Receiving;
 use crate::flow::sending::{Minter, Sending};
@@ -81,6 +82,7 @@ pub fn start(
         dial_timeout: settings.dial_timeout,
         naming,
         holders: Arc::new(Holders::new(RECORD_BLOCKS, settings.site_groups.clone())),
+        warned: Once::default(),
         dialled: Dialled::default(),
         flows: config.limits.flows,
         flow_permits: Arc::new(Semaphore::new(config.limits.flows as usize)),
@@ -115,6 +117,8 @@ pub struct Core {
     naming: CoreNaming,
     /// The edges, and what each was sent.
     pub holders: Arc<Holders>,
+    /// Servers that are not dialled and were warned of.
+    warned: Once<ServerAddr>,
     /// Sockets this core dialled from: a flow from one of them is a loop.
     pub dialled: Dialled,
     /// Flows at once, of all edges.
@@ -263,6 +267,16 @@ impl Core {
         });
     }
 
+    fn count_refused(&self, edge: &Peer, server: ServerAddr, status: DialStatus) {
+        if let Some(reason) = FlowRefusal::of(status) {
+            self.metrics.count_refused(reason);
+        }
+        if status == DialStatus::NotAllowed && self.warned.is_first(server) {
+            let (name, site) = (&edge.identity.name, &edge.identity.site);
+            warn!(%server, edge = %name, %site, "core.allow-servers does not name this server for the edge's site");
+        }
+    }
+
     /// Gives an edge the new names of blocks that it has.
     async fn answer_rekey(&self, mut send: SendStream, mut recv: RecvStream) -> Result<(), LinkError> {
         let Frame::Rekey { key, blocks } = read_frame(&mut recv, &mut FrameReader::default()).await? else {
@@ -307,7 +321,10 @@ impl Core {
         };
         let (mut leg, window, permit) = match dialled.instrument(span.clone()).await {
             Ok(dialled) => dialled,
-            Err(status) => return refuse_flow(stream, status).await,
+            Err(status) => {
+                self.count_refused(edge, server, status);
+                return refuse_flow(stream, status).await;
+            }
         };
         stream.permit = Some(permit);
         let _dialled = leg.local_addr().ok().map(|local| self.dialled.add(local));

@@ -23,7 +23,7 @@ use crate::budget::Budget;
 use crate::config::{self, Config, CoreAddress, InterceptMode, Routes};
 use crate::drain::Tasks;
 use crate::fault::{DirectReason, ResetReason};
-use crate::fetch::{Blocks, Soon};
+use crate::fetch::Blocks;
 use crate::flow::receiving::Receiving;
 use crate::flow::sending::Sending;
 use crate::flow::window::{CREDIT_BASE, Window};
@@ -33,6 +33,7 @@ use crate::intercept::{
     Accept, Accepted, InterceptError, InterceptSettings, Interceptor, Mode, Rules, accept_fault,
 };
 use crate::metrics::Metrics;
+use crate::peer::Peers;
 use crate::pki::{CORE_SERVER_NAME, NodeIdentity};
 use crate::relay;
 use crate::shim::detecting::Detecting;
@@ -41,12 +42,20 @@ use crate::wan::core_link::{CoreLink, CoreLinkSettings};
 use crate::wan::transport::{TransportSettings, transport_config};
 use crate::wan::{Hello, Link};
 
+mod lan;
+
+pub use self::lan::LanError;
+use self::lan::Neighbourhood;
+
 /// Why an edge did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeStartError {
     /// The store's key file.
     #[error("open the store")]
     Store(#[from] StoreError),
+    /// Discovery or transfer between peers.
+    #[error("start peers")]
+    Peers(#[from] LanError),
     /// A listener or its rules.
     #[error("intercept at {0}")]
     Intercept(SocketAddr, #[source] InterceptError),
@@ -56,6 +65,8 @@ pub enum EdgeStartError {
 pub struct Started {
     /// Its store, to be closed when the flows have ended.
     pub store: Store,
+    /// Its peers, if it has any part in its LAN.
+    pub peers: Option<Peers>,
     /// Where connections come in, in the order of the configuration, with the ports that the system chose.
     pub listening: Vec<SocketAddr>,
 }
@@ -81,19 +92,15 @@ pub async fn start(
         config.store.memory.as_u64(),
     );
     let store = Store::open(store, metrics.store.clone())?;
+    let neighbourhood = if config.peers.enabled {
+        Some(Neighbourhood::start(config, identity, &store, metrics, &tasks.links)?)
+    } else {
+        None
+    };
     let links = start_links(config, settings, identity, &store, metrics, tasks);
     let cores = core_addresses(&settings.routes).await;
-    let (_answers, answers) = tokio::sync::mpsc::channel(1);
-    let own = identity.identity().id;
-    let blocks = Blocks::start(
-        own,
-        store.clone(),
-        None,
-        answers,
-        Arc::new(Soon::default()),
-        metrics.clone(),
-        &tasks.links,
-    );
+    let peers = neighbourhood.as_ref().map(|neighbourhood| neighbourhood.lan.peers.clone());
+    let blocks = start_blocks(neighbourhood, identity, &store, &links, metrics, tasks);
     let edge = Arc::new(Edge {
         routes: settings.routes.clone(),
         links,
@@ -123,7 +130,28 @@ pub async fn start(
             uncaught.run_until_cancelled(serve(edge, source)).await;
         });
     }
-    Ok(Some(Started { store, listening }))
+    Ok(Some(Started { store, peers, listening }))
+}
+
+/// Starts what brings blocks that the store does not have.
+fn start_blocks(
+    neighbourhood: Option<Neighbourhood>,
+    identity: &NodeIdentity,
+    store: &Store,
+    links: &HashMap<CoreAddress, CoreLink>,
+    metrics: &Metrics,
+    tasks: &Tasks,
+) -> Blocks {
+    let own = identity.identity().id;
+    if let Some(neighbourhood) = &neighbourhood {
+        links.values().for_each(|link| neighbourhood.follow(link.clone(), &tasks.links));
+    }
+    let (lan, answers, soon) = match neighbourhood {
+        Some(Neighbourhood { lan, answers, soon, .. }) => (Some(lan), answers, soon),
+        // Nobody is asked, so nobody answers.
+        None => (None, tokio::sync::mpsc::channel(1).1, Arc::default()),
+    };
+    Blocks::start(own, store.clone(), lan, answers, soon, metrics.clone(), &tasks.links)
 }
 
 fn start_links(
@@ -138,7 +166,7 @@ fn start_links(
         QuicClientConfig::try_from(identity.edge_tls()).expect("TLS 1.3 has the initial cipher suite");
     let mut client = quinn::ClientConfig::new(Arc::new(crypto));
     client.transport_config(transport_config(&TransportSettings::of(config)));
-    let hello = Hello { store: store.id(), stores: true, shares: false };
+    let hello = Hello { store: store.id(), stores: true, shares: config.store.share && config.peers.enabled };
     settings
         .routes
         .cores()

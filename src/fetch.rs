@@ -5,7 +5,7 @@
 //! fetched once however many flows wait for it. What comes is verified before anybody sees it, kept in the store,
 //! and given to peers that wait for it. A shared fetch belongs to no flow: one that ends leaves it to the others.
 //!
-//! Peers are behind the trait [`Lan`]; a node without them, a core among them, asks the other node of the link alone.
+//! A node without a [`Lan`] of peers asks the core alone; a core fetches nothing.
 //!
 //! Bounded: a flow wants at most [`WANTS_MAX`] blocks at a time, events wait in channels of fixed length, and what a
 //! block occupies is reserved by the flow before it asks.
@@ -13,7 +13,6 @@
 use std::collections::HashMap;
 use std::future::{Future, pending};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,45 +24,30 @@ use tracing::debug;
 
 pub mod plan;
 
-use self::plan::{Action, CoreAnswer, EntryId, FlowKey, PeerAnswer, Plan, Want};
+use self::plan::{Action, CoreAnswer, EntryId, FlowKey, Plan, Want};
 use crate::addr::NodeId;
 use crate::block::{Block, KeyId, Reference, Tag, tag};
+use crate::discovery::{self, Discovery};
 use crate::drain::Drain;
 use crate::fault::GetOutcome;
 use crate::metrics::{Metrics, Source};
+use crate::peer::{GetError, Peers, Waiting};
 use crate::store::Store;
 use crate::wan::{FetchAnswer, Link};
 
 /// Blocks that a flow may want at a time.
 pub const WANTS_MAX: usize = 128;
 
-/// What an edge's neighbours are good for.
-pub trait Lan: Send + Sync + 'static {
-    /// Asks who has blocks; returns until when answers are waited for, or `None` where it is not worth asking.
-    fn ask(&self, blocks: Vec<Reference>, round_trip: Duration) -> Option<Instant>;
-
-    /// Requests a block from a peer; verified.
-    fn get<'a>(&'a self, request: &'a Request) -> Boxed<'a, Result<Block, GetOutcome>>;
-
-    /// Takes note of a block that came: peers may wait for it.
-    fn handle_block(&self, block: &Block);
+/// An edge's neighbours: who is asked, who gives, who waits.
+#[derive(Clone)]
+pub struct Lan {
+    /// Asks.
+    pub discovery: Discovery,
+    /// Gets.
+    pub peers: Peers,
+    /// Requests of peers for blocks that are on their way here.
+    pub waiting: Waiting,
 }
-
-/// A request for a block.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// Who has it.
-    pub peer: NodeId,
-    /// Where it is reached, the likeliest first.
-    pub addresses: Vec<SocketAddr>,
-    /// The names it may know the block by, the likeliest first.
-    pub names: Vec<Reference>,
-    /// How long it may wait for the block itself.
-    pub wait: Duration,
-}
-
-/// A future of a trait that is used through a pointer.
-pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Where the blocks of a node are. Clones are the same.
 #[derive(Clone)]
@@ -76,7 +60,7 @@ pub struct Blocks {
 #[derive(Clone)]
 struct Fetcher {
     inbox: mpsc::Sender<Event>,
-    lan: Option<Arc<dyn Lan>>,
+    lan: Option<Lan>,
     /// Blocks that are being looked for; without any, arriving blocks need not be told of.
     wanted: Arc<AtomicUsize>,
     next_flow: Arc<AtomicU64>,
@@ -123,13 +107,13 @@ impl Blocks {
         Self { store, fetcher: None }
     }
 
-    /// Starts the task that fetches what the store does not have. `answers` are those to [`Lan::ask`].
+    /// Starts the task that fetches what the store does not have. `answers` are what comes of its asks.
     #[must_use]
     pub fn start(
         own: NodeId,
         store: Store,
-        lan: Option<Arc<dyn Lan>>,
-        answers: mpsc::Receiver<PeerAnswer>,
+        lan: Option<Lan>,
+        answers: mpsc::Receiver<discovery::Event>,
         soon: Arc<Soon>,
         metrics: Metrics,
         tasks: &Drain,
@@ -172,7 +156,7 @@ impl Blocks {
     pub fn keep(&self, block: Block) {
         if let Some(fetcher) = &self.fetcher {
             if let Some(lan) = &fetcher.lan {
-                lan.handle_block(&block);
+                lan.waiting.handle_block(&block);
             }
             if fetcher.wanted.load(Ordering::Relaxed) > 0 {
                 // Without room for the news it is found in the store a little later.
@@ -198,7 +182,7 @@ async fn find(store: &Store, want: &Want) -> Option<Block> {
     }
     let older = want.reference.under(want.older?);
     let block = store.get(&older).await?.under(want.reference)?;
-
+    store.adopt(&older, &want.reference);
     Some(block)
 }
 
@@ -262,7 +246,7 @@ struct Owner {
     running: HashMap<(EntryId, NodeId), AbortHandle>,
     looks: JoinSet<Option<Block>>,
     store: Store,
-    lan: Option<Arc<dyn Lan>>,
+    lan: Option<Lan>,
     core: mpsc::Sender<(FlowKey, u64, CoreAnswer)>,
     wanted: Arc<AtomicUsize>,
     soon: Arc<Soon>,
@@ -274,15 +258,14 @@ struct Owner {
 struct Got {
     entry: EntryId,
     peer: NodeId,
-    took: Duration,
-    result: Result<Block, GetOutcome>,
+    result: Result<Block, GetError>,
 }
 
 impl Owner {
     async fn run(
         mut self,
         mut events: mpsc::Receiver<Event>,
-        mut answers: mpsc::Receiver<PeerAnswer>,
+        mut answers: mpsc::Receiver<discovery::Event>,
         mut core: mpsc::Receiver<(FlowKey, u64, CoreAnswer)>,
     ) {
         loop {
@@ -293,7 +276,7 @@ impl Owner {
                     // Every flow and the edge are gone.
                     None => return,
                 },
-                Some(answer) = answers.recv() => self.plan.handle_answer(&answer, Instant::now()),
+                Some(event) = answers.recv() => self.handle_discovery(event),
                 Some((flow, number, answer)) = core.recv() => {
                     self.plan.handle_core(flow, number, answer, Instant::now());
                 }
@@ -326,31 +309,32 @@ impl Owner {
         }
     }
 
-    fn handle_got(&mut self, got: Got) {
-        let Got { entry, peer, took, result } = got;
-        self.running.remove(&(entry, peer));
-        let outcome = match &result {
-            Ok(_) => GetOutcome::Block,
-            Err(outcome) => *outcome,
-        };
-        self.metrics.peers.count_get(outcome);
-        if outcome == GetOutcome::Block {
-            self.metrics.peers.get_seconds.observe(took.as_secs_f64());
-        } else {
-            debug!(?peer, outcome = outcome.as_str(), "a peer gave no block");
+    fn handle_discovery(&mut self, event: discovery::Event) {
+        let now = Instant::now();
+        match event {
+            discovery::Event::Answer(answer) => self.plan.handle_answer(&answer, now),
+            discovery::Event::NotAsked(blocks) => self.plan.handle_asked(&blocks, None, now),
         }
-        self.plan.handle_got(entry, peer, result, Instant::now());
+    }
+
+    fn handle_got(&mut self, got: Got) {
+        let Got { entry, peer, result } = got;
+        self.running.remove(&(entry, peer));
+        if let Err(error) = &result {
+            debug!(?peer, error = error as &dyn std::error::Error, "a peer gave no block");
+        }
+        self.plan.handle_got(entry, peer, result.map_err(outcome), Instant::now());
     }
 
     fn act(&mut self, action: Action) {
         match action {
             Action::Ask(blocks) => {
                 let round_trip = self.round_trip();
-                let asked = self.lan.as_ref().and_then(|lan| lan.ask(blocks.clone(), round_trip));
+                let asked = self.lan.as_ref().and_then(|lan| lan.discovery.ask(blocks.clone(), round_trip));
                 self.plan.handle_asked(&blocks, asked, Instant::now());
             }
             Action::Get { entry, peer, addresses, names, wait } => {
-                self.get(entry, Request { peer, addresses, names, wait });
+                self.get(entry, peer, addresses, names, wait);
             }
             Action::Look(reference) => {
                 let store = self.store.clone();
@@ -365,7 +349,7 @@ impl Owner {
             Action::Fetch { flow, refer, wanted } => self.fetch(flow, refer, wanted),
             Action::Keep(block) => {
                 if let Some(lan) = &self.lan {
-                    lan.handle_block(&block);
+                    lan.waiting.handle_block(&block);
                 }
                 self.store.put(block);
             }
@@ -378,13 +362,18 @@ impl Owner {
         }
     }
 
-    fn get(&mut self, entry: EntryId, request: Request) {
-        let Some(lan) = self.lan.clone() else { return };
-        let peer = request.peer;
-        let started = Instant::now();
+    fn get(
+        &mut self,
+        entry: EntryId,
+        peer: NodeId,
+        addresses: Vec<SocketAddr>,
+        names: Vec<Reference>,
+        wait: Duration,
+    ) {
+        let Some(Lan { peers, .. }) = self.lan.clone() else { return };
         let running = self.gets.spawn(async move {
-            let result = lan.get(&request).await;
-            Got { entry, peer, took: started.elapsed(), result }
+            let result = get(&peers, peer, &addresses, &names, wait).await;
+            Got { entry, peer, result }
         });
         self.running.insert((entry, peer), running);
     }
@@ -466,12 +455,47 @@ impl FromCore {
     }
 }
 
+/// Requests a block at each address until one is reached, and there by each name until one is known.
+async fn get(
+    peers: &Peers,
+    peer: NodeId,
+    addresses: &[SocketAddr],
+    names: &[Reference],
+    wait: Duration,
+) -> Result<Block, GetError> {
+    let mut result = Err(GetError::Lost);
+    for address in addresses.iter().take(ADDRESSES_TRIED) {
+        for name in names {
+            result = peers.get(peer, *address, name, wait).await;
+            if !matches!(result, Err(GetError::Gone)) {
+                break;
+            }
+        }
+        if !matches!(result, Err(GetError::Lost)) {
+            break;
+        }
+    }
+    result
+}
+
+fn outcome(error: GetError) -> GetOutcome {
+    match error {
+        GetError::Gone => GetOutcome::Gone,
+        GetError::Busy => GetOutcome::Busy,
+        GetError::Lost | GetError::Refused => GetOutcome::Lost,
+        GetError::Wrong => GetOutcome::Wrong,
+    }
+}
+
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => pending().await,
     }
 }
+
+/// Addresses of one peer that are tried for one block.
+const ADDRESSES_TRIED: usize = 2;
 
 /// Events of flows that wait for the task.
 const EVENTS: usize = 1024;

@@ -14,7 +14,9 @@
 pub use self::identity::{PeerIdentity, PeerIdentityError, Roles, peer_identity};
 pub use self::issue::{Authority, IssueError, Issued};
 pub use self::name::{NameError, NodeName, SiteName};
-pub use self::tls::{ALPN, CORE_SERVER_NAME, IdentityError, NodeIdentity};
+pub use self::tls::{
+    ALPN, CORE_SERVER_NAME, DomainClock, IdentityError, NodeIdentity, NotThePeer, PEER_ALPN, PeerClientTls,
+};
 
 mod identity;
 mod issue;

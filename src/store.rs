@@ -11,15 +11,23 @@
 //! the oldest segment is dropped whole, a file and a row, after its used blocks moved to the open one (`writer.rs`).
 //!
 //! A block is known by its whole reference: digest, length, key id and secret. So a block of one domain is never
-//! found for another, and who has a wrong secret finds nothing.
+//! found for another, and who has a wrong secret finds nothing. All tables go by the tag within the domain
+//! (`name.rs`), which follows from the reference: so a peer's question, [`Store::find_tag`], needs no table of its
+//! own. It is answered out of manifests, and reads no block.
+//!
+//! When the server secret is rotated, [`Store::adopt`] gives a block that is here a further reference
+//! (`adoption.rs`): a row of the index a segment and key, and nothing of the block is written again.
+//! [`Store::references`] walks over what is to be adopted (`reader/walk.rs`), and [`Store::expire`] ends the old
+//! key's tags (`expired.rs`).
 //!
 //! # What a crash may lose
 //!
 //! What was not yet checkpointed: the queue, and the blocks of the open segment since its last checkpoint, a few
-//! seconds back at most ([`StoreConfig::checkpoint_after`]); [`Store::flush`] makes one at once. Nothing that is lost
-//! or rotten is ever served: an unfinished segment without a row is deleted at the next start (`recover.rs`), and
-//! each block proves itself when read. The whole store is a cache and always disposable; a store that was wiped has a
-//! new [`Store::id`].
+//! seconds back at most ([`StoreConfig::checkpoint_after`]); [`Store::flush`] makes one at once. Adoptions go the same
+//! way. Nothing that is lost or rotten is ever served: an unfinished segment without a row is deleted at the next
+//! start (`recover.rs`), and each block proves itself when read. The whole store is a cache and always disposable; a
+//! store that was wiped has a new [`Store::id`]. An index that is lost takes adoptions and expiries along: who knows
+//! the keys of the domain should say at each start which have expired, and walk over what was not adopted.
 //!
 //! # What can go wrong
 //!
@@ -31,8 +39,10 @@
 //! # Memory
 //!
 //! [`StoreConfig::memory`] bounds the memory tier and the queue together. On top come about 40 bytes for each block
-//! on disk (bounded by one block for each 16 KiB of `size`), one manifest (640 KiB at most), 4 MiB of redb's cache,
-//! and the blocks being read.
+//! on disk (bounded by one block for each 16 KiB of `size`) and as many for each further reference that it was
+//! adopted under (at most four), the open segment's manifest twice (704 KiB each at most), 12 MiB of manifests and
+//! adoptions that were read, 4,096 adoptions without a row (0.4 MiB), 4 MiB of redb's cache, and the blocks and
+//! manifests being read.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,15 +55,20 @@ use tokio::sync::Semaphore;
 use crate::block::{Block, Reference};
 use crate::metrics::StoreMetrics;
 
+mod adoption;
 mod disk;
+mod expired;
 mod index;
 mod memory;
+mod name;
+mod names;
 mod owner;
 mod queue;
 mod reader;
 mod recover;
 mod seal;
 mod segment;
+mod sharing;
 mod table;
 mod writer;
 
@@ -62,10 +77,14 @@ mod fault_disk;
 #[cfg(test)]
 mod tests;
 
+pub use reader::Cursor;
 pub use seal::KeyFault;
+pub use sharing::TagFound;
 
 use disk::{Directory, Disk};
+use expired::Expired;
 use memory::Memory;
+use name::Name;
 use owner::{Delays, Owner};
 use queue::{Pushed, Queue};
 use reader::Reader;
@@ -122,6 +141,7 @@ pub struct Store {
 struct Shared {
     memory: Memory,
     tier: Option<DiskTier>,
+    expired: Arc<Expired>,
     /// The id of a store without a disk.
     id: [u8; 16],
     metrics: StoreMetrics,
@@ -131,6 +151,8 @@ struct DiskTier {
     queue: Arc<Queue>,
     reader: Arc<Reader>,
     reads: Arc<Semaphore>,
+    /// For reading manifests, so that nobody's questions take the place of reads.
+    look_ups: Arc<Semaphore>,
 }
 
 impl StoreConfig {
@@ -176,7 +198,7 @@ impl Store {
         metrics.up.set(0);
         let memory = Memory::new(bytes, metrics.memory_bytes.clone());
         let id = seal::random().expect("a system that runs TLS has randomness");
-        Self { shared: Arc::new(Shared { memory, tier: None, id, metrics }) }
+        Self { shared: Arc::new(Shared { memory, tier: None, expired: Arc::default(), id, metrics }) }
     }
 
     fn open_on(disk: Arc<dyn Disk>, config: &StoreConfig, metrics: StoreMetrics) -> Result<Self, StoreError> {
@@ -186,20 +208,20 @@ impl Store {
         metrics.up.set(0);
         metrics.limit_bytes.set(i64::try_from(config.size).unwrap_or(i64::MAX));
         let reader = Arc::new(Reader::new(disk.clone(), id, metrics.clone()));
-        let owner =
-            Owner::open(disk, limits, delays, reader.clone(), metrics.clone()).map_err(
-                |fault| match fault {
-                    Fault::Key(fault) => StoreError::Key(fault),
-                    other => StoreError::Start(std::io::Error::other(other)),
-                },
-            )?;
+        let expired = Arc::<Expired>::default();
+        let owner = Owner::open(disk, limits, delays, reader.clone(), expired.clone(), metrics.clone())
+            .map_err(|fault| match fault {
+                Fault::Key(fault) => StoreError::Key(fault),
+                other => StoreError::Start(std::io::Error::other(other)),
+            })?;
         let queue = Arc::new(Queue::new(usize::try_from(config.queue_bytes()).unwrap_or(usize::MAX)));
         start(owner, queue.clone(), metrics.clone()).map_err(StoreError::Start)?;
 
         let memory_bytes = config.memory.saturating_sub(config.queue_bytes());
         let memory = Memory::new(memory_bytes, metrics.memory_bytes.clone());
-        let tier = DiskTier { queue, reader, reads: Arc::new(Semaphore::new(READS_MAX)) };
-        Ok(Self { shared: Arc::new(Shared { memory, tier: Some(tier), id, metrics }) })
+        let (reads, look_ups) = (Arc::new(Semaphore::new(READS_MAX)), Arc::new(Semaphore::new(LOOK_UPS_MAX)));
+        let tier = Some(DiskTier { queue, reader, reads, look_ups });
+        Ok(Self { shared: Arc::new(Shared { memory, tier, expired, id, metrics }) })
     }
 
     /// Returns the random name that the store got when it was made, so that a core notices when an edge has another
@@ -214,40 +236,31 @@ impl Store {
     /// Returns the block if it is in memory. Never waits for a disk.
     #[must_use]
     pub fn get_now(&self, reference: &Reference) -> Option<Block> {
-        let tier = self.shared.tier.as_ref();
-        if let Some(block) = self.shared.memory.find(reference) {
-            // The lookup marks the block as used, or what is hottest would look unused on disk.
-            let _ = tier.map(|tier| tier.reader.table.find(reference));
-            return Some(block);
-        }
-        tier?.queue.find(reference)
+        let name = Name::of(reference);
+        self.shared.find(reference, &name).or_else(|| {
+            let old = self.shared.tier.as_ref()?.queue.adopted_from(reference, &name)?;
+            Some(renamed(&self.shared.find(&old, &Name::of(&old))?, reference))
+        })
     }
 
     /// Returns the block if the store has it, from disk if need be.
     ///
     /// Reads run on tokio's blocking threads, a bounded number at a time. Dropping the future is harmless.
     pub async fn get(&self, reference: &Reference) -> Option<Block> {
-        if let Some(block) = self.get_now(reference) {
+        let name = Name::of(reference);
+        if let Some(block) = self.shared.find(reference, &name) {
             return Some(block);
         }
-        let tier = self.shared.tier.as_ref().filter(|tier| tier.reader.table.contains(reference))?;
-        let permit = tier.reads.clone().acquire_owned().await.ok()?;
-        if let Some(block) = self.get_now(reference) {
+        // What is being adopted is still there as what it was.
+        let tier = self.shared.tier.as_ref()?;
+        let wanted = tier.queue.adopted_from(reference, &name).unwrap_or(*reference);
+        let block = self.shared.get(wanted, Name::of(&wanted), tier).await?;
+        if wanted == *reference {
             return Some(block);
         }
-        let (reader, wanted) = (tier.reader.clone(), *reference);
-        let read = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            reader.read(&wanted)
-        });
-        // It fails only when the runtime shuts down.
-        let block = read.await.ok().flatten();
-        if let Some(block) = &block {
-            self.shared.memory.insert(block.clone());
-        } else if tier.reader.is_failing() {
-            tier.queue.report_reads();
-        }
-        block
+        let block = renamed(&block, reference);
+        self.shared.memory.insert(name, block.clone());
+        Some(block)
     }
 
     /// Takes a block. Never waits: it is in memory on return, and on disk a little later, unless the queue to the
@@ -258,21 +271,22 @@ impl Store {
     pub fn put(&self, block: Block) {
         let Shared { memory, tier, metrics, .. } = &*self.shared;
         let reference = block.reference();
+        let name = Name::of(reference);
         // The lookup in the table marks the block as used: somebody needed it.
         let wants =
-            |tier: &&DiskTier| tier.reader.table.find(reference).is_none() && tier.queue.wants(reference);
+            |tier: &&DiskTier| tier.reader.table.find(&name.hint()).is_none() && tier.queue.wants(&name);
         let tier = tier.as_ref().filter(wants);
-        let own = match memory.find(reference) {
+        let own = match memory.find(&name) {
             Some(_) if tier.is_none() => return,
             Some(own) => own,
             None => {
                 // Still the bytes of a block, so still a block.
                 let own = Block::from_seal(*reference, Bytes::copy_from_slice(block.bytes()));
-                memory.insert(own.clone());
+                memory.insert(name, own.clone());
                 own
             }
         };
-        if tier.is_some_and(|tier| tier.queue.push(own) == Pushed::Full) {
+        if tier.is_some_and(|tier| tier.queue.push(name, own) == Pushed::Full) {
             metrics.dropped_blocks.inc();
         }
     }
@@ -280,9 +294,7 @@ impl Store {
     /// Returns whether the store seems to have the block. A hint: it may be bad, or gone a moment later.
     #[must_use]
     pub fn knows(&self, reference: &Reference) -> bool {
-        let has =
-            |tier: &DiskTier| tier.reader.table.contains(reference) || tier.queue.find(reference).is_some();
-        self.shared.memory.contains(reference) || self.shared.tier.as_ref().is_some_and(has)
+        self.shared.knows(&Name::of(reference))
     }
 
     /// Returns when every block that was put before, and not refused for a full queue, would survive a power loss; or
@@ -304,6 +316,55 @@ impl Store {
     }
 }
 
+impl Shared {
+    /// Returns the block if it is in memory under this reference, which has this name.
+    fn find(&self, reference: &Reference, name: &Name) -> Option<Block> {
+        let block = match self.memory.find(name) {
+            Some(block) => {
+                // The lookup marks the block as used, or what is hottest would look unused on disk.
+                let _ = self.tier.as_ref().map(|tier| tier.reader.table.find(&name.hint()));
+                block
+            }
+            None => self.tier.as_ref()?.queue.find(name)?,
+        };
+        // A name says nothing of the length.
+        (block.reference() == reference).then_some(block)
+    }
+
+    async fn get(&self, wanted: Reference, name: Name, tier: &DiskTier) -> Option<Block> {
+        if let Some(block) = self.find(&wanted, &name) {
+            return Some(block);
+        }
+        if !tier.reader.table.contains(&name.hint()) {
+            return None;
+        }
+        let permit = tier.reads.clone().acquire_owned().await.ok()?;
+        if let Some(block) = self.find(&wanted, &name) {
+            return Some(block);
+        }
+        let reader = tier.reader.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            reader.read(&wanted)
+        });
+        // It fails only when the runtime shuts down.
+        let block = read.await.ok().flatten();
+        if let Some(block) = &block {
+            self.memory.insert(name, block.clone());
+        } else if tier.reader.is_failing() {
+            tier.queue.report_reads();
+        }
+        block
+    }
+
+    fn knows(&self, name: &Name) -> bool {
+        let has = |tier: &DiskTier| {
+            tier.reader.table.contains(&name.hint()) || tier.queue.reference(name).is_some()
+        };
+        self.memory.contains(name) || self.tier.as_ref().is_some_and(has)
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         if let Some(tier) = &self.tier {
@@ -311,6 +372,13 @@ impl Drop for Shared {
             drop(tier.queue.close());
         }
     }
+}
+
+/// Returns the block under another reference of the same content.
+fn renamed(block: &Block, reference: &Reference) -> Block {
+    let own = block.reference();
+    debug_assert!(own.digest == reference.digest && own.len == reference.len);
+    Block::from_seal(*reference, block.bytes().clone())
 }
 
 fn limits(config: &StoreConfig) -> Result<Limits, StoreError> {
@@ -357,3 +425,5 @@ const QUEUE_BYTES_MAX: u64 = 16 << 20;
 const QUEUE_BYTES_MIN: u64 = 9 << 18;
 /// Enough to keep a solid-state disk busy, few enough to bound the memory of reads to 16 MiB.
 const READS_MAX: usize = 16;
+/// Manifests that are read at once for peers and for walks: 704 KiB each at most.
+const LOOK_UPS_MAX: usize = 4;

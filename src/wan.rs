@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +22,7 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use wanigan_parsers::wan::{
-    Frame, FrameError, KeyId, NO_FLOW, OlderKey, Referral, Refusal, StreamKind, VERSION,
+    Digest, Frame, FrameError, KeyId, NO_FLOW, OlderKey, Referral, Refusal, Secret, StreamKind, VERSION,
 };
 
 pub mod core_link;
@@ -429,6 +429,30 @@ impl Link {
         Ok(())
     }
 
+    /// Asks the core for the new names of blocks that this edge has under an older server secret: a secret for each,
+    /// zeros where the core gives none.
+    ///
+    /// # Errors
+    /// [`LinkError`] when the link breaks or the core does not answer as it should.
+    pub async fn rekey(
+        &self,
+        key: KeyId,
+        blocks: Vec<(Digest, Secret)>,
+    ) -> Result<(KeyId, Vec<Secret>), LinkError> {
+        let _permit = self.0.fetch_permits.acquire().await.expect("the semaphore is never closed");
+        let (mut send, mut recv) = self.0.connection.open_bi().await?;
+        let count = blocks.len();
+        let mut bytes = vec![StreamKind::Rekey.to_byte()];
+        Frame::<Bytes>::Rekey { key, blocks }.encode(&mut bytes);
+        send.write_all(&bytes).await?;
+        let _ = send.finish();
+        let answer = timeout(FETCH_SILENCE, read_frame(&mut recv, &mut FrameReader::default())).await;
+        match answer.map_err(|_| LinkError::TimedOut(FETCH_SILENCE))?? {
+            Frame::Rekeyed { key, secrets } if secrets.len() == count => Ok((key, secrets)),
+            _ => Err(LinkError::Unexpected),
+        }
+    }
+
     /// Returns the next stream the edge opened.
     ///
     /// # Errors
@@ -478,6 +502,12 @@ impl Link {
             }
         }
         self.close();
+    }
+
+    /// Returns the address of this node's that the link goes out from, if the system tells.
+    #[must_use]
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.0.connection.local_ip()
     }
 
     /// Returns where the other node is.

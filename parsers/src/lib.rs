@@ -9,6 +9,7 @@ pub mod detect;
 pub mod discovery;
 pub mod http1;
 pub mod nbss;
+pub mod peer;
 pub mod smb2;
 pub mod wan;
 

@@ -24,6 +24,7 @@ use wanigan_parsers::wan::{FETCH_NUMBERS_MAX, Referral};
 
 use crate::addr::NodeId;
 use crate::block::{Block, KeyId, Named, Reference};
+use crate::discovery::Answer;
 use crate::fault::GetOutcome;
 use crate::metrics::Source;
 
@@ -104,19 +105,6 @@ pub enum CoreAnswer {
     Refer(Referral),
     /// Nothing: it does not retain the block any longer, sent wrong bytes, or the link broke.
     Gone,
-}
-
-/// A verified answer of a peer to an ask.
-#[derive(Debug, Clone)]
-pub struct PeerAnswer {
-    /// Who answered.
-    pub peer: NodeId,
-    /// Where it gives blocks.
-    pub address: SocketAddr,
-    /// How loaded it says it is, 0 to 255.
-    pub load: u8,
-    /// What it has, by the names that were asked for, or will have soon.
-    pub blocks: Vec<(Reference, bool)>,
 }
 
 /// Decides where missing blocks come from.
@@ -286,7 +274,8 @@ impl Plan {
         for name in blocks {
             let Some(id) = self.names.get(name).copied() else { continue };
             let Some(entry) = self.entries.get_mut(&id) else { continue };
-            if entry.asked == Asked::Now {
+            // What was to be asked may turn out not to be asked.
+            if entry.asked == Asked::Now || (until.is_none() && entry.asked != Asked::NotYet) {
                 entry.asked = until.map_or(Asked::Done, Asked::Until);
                 self.advance(id, now);
             }
@@ -295,9 +284,9 @@ impl Plan {
     }
 
     /// Takes a peer's verified answer.
-    pub fn handle_answer(&mut self, answer: &PeerAnswer, now: Instant) {
-        let PeerAnswer { peer, address, load, .. } = *answer;
-        self.meet(peer, &[address], now).load = load;
+    pub fn handle_answer(&mut self, answer: &Answer, now: Instant) {
+        let Answer { peer, addr, load, .. } = *answer;
+        self.meet(peer, &[addr], now).load = load;
         for (name, soon) in &answer.blocks {
             let Some(id) = self.names.get(name).copied() else { continue };
             let Some(entry) = self.entries.get_mut(&id) else { continue };
@@ -484,10 +473,10 @@ impl Plan {
                 .min_by_key(|(soon, completion, candidate)| (*soon, *completion, candidate.peer));
             match best.map(|(_, _, candidate)| *candidate) {
                 Some(candidate) => self.get(id, candidate, now),
+                None if full && entry.is_ready => {}
                 None if full => {
-                    if !std::mem::replace(&mut entry.is_ready, true) {
-                        self.ready.push_back(id);
-                    }
+                    entry.is_ready = true;
+                    self.ready.push_back(id);
                 }
                 None if matches!(entry.asked, Asked::NotYet) => {
                     entry.asked = Asked::Now;

@@ -15,8 +15,11 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
 
+pub use self::peer::{DomainClock, NotThePeer, PEER_ALPN, PeerClientTls};
 use super::{CORE_NAME, PeerIdentity, PeerIdentityError, peer_identity};
 use crate::secret_file::{self, SecretFileError};
+
+mod peer;
 
 /// The protocol of links in TLS (RFC 7301). The frames' version is negotiated inside it.
 pub const ALPN: &[u8] = b"wanigan/1";

@@ -40,6 +40,8 @@ struct State {
     reads_fail: bool,
     away: bool,
     peak: u64,
+    /// Bytes read of segments.
+    read: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,6 +124,11 @@ impl FaultDisk {
     /// Returns the most bytes that all segments ever had.
     pub(super) fn peak_bytes(&self) -> u64 {
         self.state().peak
+    }
+
+    /// Returns how many bytes of segments were read.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.state().read
     }
 
     /// Loses every file.
@@ -267,6 +274,9 @@ impl DiskFile for FaultFile {
         let content = state.content(self.name)?;
         let bytes = content.current.get(start..start + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(bytes);
+        if self.name != Name::Index {
+            state.read += out.len() as u64;
+        }
         Ok(())
     }
 

@@ -8,11 +8,12 @@ use prometheus::IntGauge;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
-use crate::block::{Block, Reference};
+use super::name::Name;
+use crate::block::Block;
 
-/// Blocks in memory, by their whole reference.
+/// Blocks in memory, by their name.
 pub(super) struct Memory {
-    blocks: Cache<Reference, Block, Weight>,
+    blocks: Cache<Name, Block, Weight>,
     bytes: IntGauge,
 }
 
@@ -33,18 +34,23 @@ impl Memory {
     }
 
     /// Returns the block if it is here.
-    pub(super) fn find(&self, reference: &Reference) -> Option<Block> {
-        self.blocks.get(reference)
+    pub(super) fn find(&self, name: &Name) -> Option<Block> {
+        self.blocks.get(name)
+    }
+
+    /// Returns the block if it is here; no use of it.
+    pub(super) fn peek(&self, name: &Name) -> Option<Block> {
+        self.blocks.peek(name)
     }
 
     /// Returns whether the block is here; no use of it.
-    pub(super) fn contains(&self, reference: &Reference) -> bool {
-        self.blocks.contains_key(reference)
+    pub(super) fn contains(&self, name: &Name) -> bool {
+        self.blocks.contains_key(name)
     }
 
     /// Takes the block, and drops others for it.
-    pub(super) fn insert(&self, block: Block) {
-        self.blocks.insert(*block.reference(), block);
+    pub(super) fn insert(&self, name: Name, block: Block) {
+        self.blocks.insert(name, block);
         self.bytes.set(i64::try_from(self.blocks.weight()).unwrap_or(i64::MAX));
     }
 }
@@ -52,13 +58,13 @@ impl Memory {
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<Reference, Block> for Weight {
-    fn weight(&self, _: &Reference, block: &Block) -> u64 {
+impl Weighter<Name, Block> for Weight {
+    fn weight(&self, _: &Name, block: &Block) -> u64 {
         block.bytes().len() as u64 + OVERHEAD_BYTES
     }
 }
 
-/// Two references, a handle and the cache's own links, rounded up.
+/// A name, a reference, a handle and the cache's own links, rounded up.
 const OVERHEAD_BYTES: u64 = 320;
 /// The rest is for newcomers: what one client just read, others of the site read next. The crate's own 0.97 leaves
 /// them seven blocks a shard.
@@ -81,7 +87,8 @@ mod tests {
                 let len = 1 + (n as usize * 7919) % 20_000;
                 let mut bytes = vec![0; len.max(4)];
                 bytes[..4].copy_from_slice(&n.to_le_bytes());
-                memory.insert(secret.mint(bytes.into()));
+                let block = secret.mint(bytes.into());
+                memory.insert(Name::of(block.reference()), block);
                 assert!(memory.blocks.weight() <= limit);
                 assert_eq!(memory.bytes.get(), i64::try_from(memory.blocks.weight()).unwrap());
             }

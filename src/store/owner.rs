@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::disk::Disk;
+use super::expired::Expired;
 use super::queue::{Job, Queue};
 use super::reader::Reader;
 use super::recover;
 use super::writer::{Fault, Limits, Writer};
-use crate::block::Block;
 use crate::metrics::StoreMetrics;
 
 /// When the owner does what nobody asked for.
@@ -34,6 +34,7 @@ pub(super) struct Owner {
     limits: Limits,
     delays: Delays,
     reader: Arc<Reader>,
+    expired: Arc<Expired>,
     metrics: StoreMetrics,
     state: State,
     /// From the next fault to the retry after it.
@@ -55,10 +56,12 @@ impl Owner {
         limits: Limits,
         delays: Delays,
         reader: Arc<Reader>,
+        expired: Arc<Expired>,
         metrics: StoreMetrics,
     ) -> Result<Self, Fault> {
         let state = State::Off { retry_at: Instant::now() };
-        let mut owner = Self { disk, limits, delays, reader, metrics, state, patience: delays.retry };
+        let patience = delays.retry;
+        let mut owner = Self { disk, limits, delays, reader, expired, metrics, state, patience };
         match owner.turn_on() {
             Err(fault @ Fault::Key(super::KeyFault::Malformed(_))) => return Err(fault),
             Err(fault) => owner.turn_off(&fault),
@@ -72,10 +75,15 @@ impl Owner {
         loop {
             queue.set_off(!self.is_on());
             match queue.next(self.due()) {
-                Job::Write(block) => {
-                    self.write(&block);
-                    queue.written(block.reference());
+                Job::Write(name, block) => {
+                    self.with_writer(|writer| writer.append(&block));
+                    queue.written(&name);
                 }
+                Job::Adopt(name, adoption) => {
+                    self.with_writer(|writer| writer.adopt(&adoption.old, &adoption.new));
+                    queue.adopted(&name);
+                }
+                Job::SaveExpired => self.with_writer(Writer::save_expired),
                 Job::Flush(done) => {
                     self.with_writer(Writer::checkpoint);
                     // Whoever asked may have gone meanwhile.
@@ -84,7 +92,7 @@ impl Owner {
                 Job::ReadsFail => self.give_up_reading(),
                 Job::Due => {}
                 Job::Close(done) => {
-                    self.with_writer(Writer::seal);
+                    self.with_writer(|writer| writer.seal().and_then(|()| writer.checkpoint()));
                     return done;
                 }
             }
@@ -116,10 +124,6 @@ impl Owner {
         }
     }
 
-    fn write(&mut self, block: &Block) {
-        self.with_writer(|writer| writer.append(block));
-    }
-
     /// Lets the writer work, and turns the disk off when that fails.
     fn with_writer(&mut self, work: impl FnOnce(&mut Writer) -> Result<(), Fault>) {
         let State::On { writer, dirty_since } = &mut self.state else { return };
@@ -136,7 +140,7 @@ impl Owner {
     }
 
     fn turn_on(&mut self) -> Result<(), Fault> {
-        let writer = recover::open(&self.disk, self.limits, &self.reader, &self.metrics)?;
+        let writer = recover::open(&self.disk, self.limits, &self.reader, &self.expired, &self.metrics)?;
         self.state = State::On { writer: Box::new(writer), dirty_since: None };
         self.metrics.up.set(1);
         Ok(())

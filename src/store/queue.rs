@@ -1,7 +1,10 @@
-//! The queue between the store's handles and its owner: blocks not yet written, bounded by bytes.
+//! The queue between the store's handles and its owner: blocks not yet written and adoptions not yet done, bounded by
+//! bytes.
 //!
 //! A waiting block can be read (it is a block like any other); it leaves when the owner wrote it, or when the disk
-//! turned off. A full queue refuses: the block is then not on disk, and the link will bring it again.
+//! turned off. A waiting adoption leads from the new reference to the old one. All is done in the order in which it
+//! was asked for. A full queue refuses: the block is then not on disk, and the link will bring it again; the adoption
+//! is not done, and whoever walks over the store again will find it missing.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,6 +12,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::name::Name;
 use crate::block::{Block, Reference};
 
 /// Blocks and wishes on their way to the owner.
@@ -22,7 +26,11 @@ pub(super) struct Queue {
 #[derive(Debug)]
 pub(super) enum Job {
     /// Write a block, then call [`Queue::written`].
-    Write(Block),
+    Write(Name, Block),
+    /// Make a block known under another reference, which has this name, then call [`Queue::adopted`].
+    Adopt(Name, Adoption),
+    /// Make the list of expired keys durable.
+    SaveExpired,
     /// Make what was written durable, then say so.
     Flush(oneshot::Sender<()>),
     /// Reads fail one after the other: stop using the disk.
@@ -33,7 +41,14 @@ pub(super) enum Job {
     Close(Vec<oneshot::Sender<()>>),
 }
 
-/// What became of a block.
+/// That a block is to be known under another reference of the same content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Adoption {
+    pub(super) old: Reference,
+    pub(super) new: Reference,
+}
+
+/// What became of a block or an adoption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pushed {
     /// It waits for the owner, perhaps since before.
@@ -47,16 +62,20 @@ pub(super) enum Pushed {
 #[derive(Default)]
 struct State {
     order: VecDeque<Step>,
-    waiting: HashMap<Reference, Block>,
+    waiting: HashMap<Name, Block>,
+    /// By the name of the new reference.
+    adopting: HashMap<Name, Adoption>,
     bytes: usize,
     off: bool,
     reads_fail: bool,
+    save_expired: bool,
     closing: Option<Vec<oneshot::Sender<()>>>,
     ended: bool,
 }
 
 enum Step {
-    Write(Reference),
+    Write(Name),
+    Adopt(Name),
     Flush(oneshot::Sender<()>),
 }
 
@@ -67,33 +86,82 @@ impl Queue {
     }
 
     /// Returns a waiting block.
-    pub(super) fn find(&self, reference: &Reference) -> Option<Block> {
-        self.state().waiting.get(reference).cloned()
+    pub(super) fn find(&self, name: &Name) -> Option<Block> {
+        self.state().waiting.get(name).cloned()
+    }
+
+    /// Returns the reference that the block has which is being adopted under this one.
+    pub(super) fn adopted_from(&self, new: &Reference, name: &Name) -> Option<Reference> {
+        let state = self.state();
+        let mut old = state.adopting.get(name).filter(|adoption| adoption.new == *new)?.old;
+        // That may be one that is being adopted itself.
+        for _ in 1..ADOPTIONS_DEEP {
+            match state.adopting.get(&Name::of(&old)) {
+                Some(adoption) => old = adoption.old,
+                None => break,
+            }
+        }
+        Some(old)
+    }
+
+    /// Returns the reference of a block that waits to be written or adopted.
+    pub(super) fn reference(&self, name: &Name) -> Option<Reference> {
+        let state = self.state();
+        let adopting = || state.adopting.get(name).map(|adoption| adoption.new);
+        state.waiting.get(name).map(|block| *block.reference()).or_else(adopting)
     }
 
     /// Returns whether the block could be pushed and does not wait yet.
-    pub(super) fn wants(&self, reference: &Reference) -> bool {
+    pub(super) fn wants(&self, name: &Name) -> bool {
         let state = self.state();
-        state.is_taking() && !state.waiting.contains_key(reference)
+        state.is_taking() && !state.waiting.contains_key(name)
     }
 
     /// Asks for a block to be written.
-    pub(super) fn push(&self, block: Block) -> Pushed {
+    pub(super) fn push(&self, name: Name, block: Block) -> Pushed {
         let mut state = self.state();
         if !state.is_taking() {
             return Pushed::Off;
         }
-        if state.waiting.contains_key(block.reference()) {
+        if state.waiting.contains_key(&name) {
             return Pushed::Waiting;
         }
         if state.bytes + cost(&block) > self.bytes_max {
             return Pushed::Full;
         }
         state.bytes += cost(&block);
-        state.order.push_back(Step::Write(*block.reference()));
-        state.waiting.insert(*block.reference(), block);
+        state.order.push_back(Step::Write(name));
+        state.waiting.insert(name, block);
         self.wake.notify_one();
         Pushed::Waiting
+    }
+
+    /// Asks for a block to be known under another reference, which has this name.
+    pub(super) fn adopt(&self, name: Name, adoption: Adoption) -> Pushed {
+        let mut state = self.state();
+        if !state.is_taking() {
+            return Pushed::Off;
+        }
+        if state.adopting.contains_key(&name) {
+            return Pushed::Waiting;
+        }
+        if state.bytes + OVERHEAD_BYTES > self.bytes_max {
+            return Pushed::Full;
+        }
+        state.bytes += OVERHEAD_BYTES;
+        state.order.push_back(Step::Adopt(name));
+        state.adopting.insert(name, adoption);
+        self.wake.notify_one();
+        Pushed::Waiting
+    }
+
+    /// Asks for the list of expired keys to be made durable. Without a disk it is when that comes back.
+    pub(super) fn save_expired(&self) {
+        let mut state = self.state();
+        if state.is_taking() {
+            state.save_expired = true;
+            self.wake.notify_one();
+        }
     }
 
     /// Asks for everything before this to be made durable; the receiver ends when that was tried.
@@ -131,11 +199,20 @@ impl Queue {
             if std::mem::take(&mut state.reads_fail) {
                 return Job::ReadsFail;
             }
+            if std::mem::take(&mut state.save_expired) {
+                return Job::SaveExpired;
+            }
             match state.order.pop_front() {
                 Some(Step::Flush(done)) => return Job::Flush(done),
-                Some(Step::Write(reference)) => {
-                    if let Some(block) = state.waiting.get(&reference) {
-                        return Job::Write(block.clone());
+                Some(Step::Write(name)) => {
+                    if let Some(block) = state.waiting.get(&name) {
+                        return Job::Write(name, block.clone());
+                    }
+                    continue;
+                }
+                Some(Step::Adopt(name)) => {
+                    if let Some(adoption) = state.adopting.get(&name) {
+                        return Job::Adopt(name, *adoption);
                     }
                     continue;
                 }
@@ -155,10 +232,18 @@ impl Queue {
     }
 
     /// Lets a block go that was written, or never will be.
-    pub(super) fn written(&self, reference: &Reference) {
+    pub(super) fn written(&self, name: &Name) {
         let mut state = self.state();
-        if let Some(block) = state.waiting.remove(reference) {
+        if let Some(block) = state.waiting.remove(name) {
             state.bytes -= cost(&block);
+        }
+    }
+
+    /// Lets an adoption go that was done, or never will be.
+    pub(super) fn adopted(&self, name: &Name) {
+        let mut state = self.state();
+        if state.adopting.remove(name).is_some() {
+            state.bytes -= OVERHEAD_BYTES;
         }
     }
 
@@ -167,7 +252,7 @@ impl Queue {
         let mut state = self.state();
         state.off = off;
         if off {
-            state.drop_blocks();
+            state.drop_work();
         }
     }
 
@@ -175,7 +260,7 @@ impl Queue {
     pub(super) fn end(&self) {
         let mut state = self.state();
         state.ended = true;
-        state.drop_blocks();
+        state.drop_work();
         state.order.clear();
         state.closing = None;
     }
@@ -191,9 +276,11 @@ impl State {
         !self.off && !self.ended && self.closing.is_none()
     }
 
-    fn drop_blocks(&mut self) {
+    fn drop_work(&mut self) {
         self.order.retain(|step| matches!(step, Step::Flush(_)));
         self.waiting.clear();
+        self.adopting.clear();
+        self.save_expired = false;
         self.bytes = 0;
     }
 }
@@ -202,8 +289,10 @@ fn cost(block: &Block) -> usize {
     block.bytes().len() + OVERHEAD_BYTES
 }
 
-/// References in two tables and their slack.
+/// Names in two tables, references and their slack.
 const OVERHEAD_BYTES: usize = 320;
+/// More than a block can have references.
+const ADOPTIONS_DEEP: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -216,14 +305,14 @@ mod tests {
     fn a_block_waits_readable_until_it_was_written() {
         let queue = Queue::new(1 << 20);
         let block = block(1);
-        assert!(queue.wants(block.reference()));
-        assert_eq!(queue.push(block.clone()), Pushed::Waiting);
-        assert!(!queue.wants(block.reference()));
-        assert_eq!(queue.push(block.clone()), Pushed::Waiting);
-        assert!(matches!(queue.next(None), Job::Write(_)));
-        assert!(queue.find(block.reference()).is_some());
-        queue.written(block.reference());
-        assert!(queue.find(block.reference()).is_none());
+        assert!(queue.wants(&name(1)));
+        assert_eq!(queue.push(name(1), block.clone()), Pushed::Waiting);
+        assert!(!queue.wants(&name(1)));
+        assert_eq!(queue.push(name(1), block.clone()), Pushed::Waiting);
+        assert!(matches!(queue.next(None), Job::Write(..)));
+        assert!(queue.find(&name(1)).is_some());
+        queue.written(&name(1));
+        assert!(queue.find(&name(1)).is_none());
         assert_eq!(queue.state().bytes, 0);
         assert!(matches!(queue.next(Some(Instant::now())), Job::Due), "twice asked is once written");
     }
@@ -231,22 +320,22 @@ mod tests {
     #[test]
     fn a_full_queue_refuses_and_has_room_again_later() {
         let queue = Queue::new(2 * cost(&block(0)));
-        assert_eq!(queue.push(block(1)), Pushed::Waiting);
-        assert_eq!(queue.push(block(2)), Pushed::Waiting);
-        assert_eq!(queue.push(block(3)), Pushed::Full);
-        queue.written(block(1).reference());
-        assert_eq!(queue.push(block(3)), Pushed::Waiting);
+        assert_eq!(queue.push(name(1), block(1)), Pushed::Waiting);
+        assert_eq!(queue.push(name(2), block(2)), Pushed::Waiting);
+        assert_eq!(queue.push(name(3), block(3)), Pushed::Full);
+        queue.written(&name(1));
+        assert_eq!(queue.push(name(3), block(3)), Pushed::Waiting);
     }
 
     #[test]
     fn a_queue_without_a_disk_keeps_nothing_and_still_answers_a_flush() {
         let queue = Queue::new(1 << 20);
-        queue.push(block(1));
+        queue.push(name(1), block(1));
         let mut flushed = queue.flush();
         queue.set_off(true);
-        assert_eq!(queue.push(block(2)), Pushed::Off);
-        assert!(!queue.wants(block(2).reference()));
-        assert!(queue.find(block(1).reference()).is_none());
+        assert_eq!(queue.push(name(2), block(2)), Pushed::Off);
+        assert!(!queue.wants(&name(2)));
+        assert!(queue.find(&name(1)).is_none());
         match queue.next(None) {
             Job::Flush(done) => done.send(()).unwrap(),
             other => panic!("{other:?}"),
@@ -257,10 +346,10 @@ mod tests {
     #[test]
     fn closing_comes_after_what_waits_and_an_ended_queue_answers_at_once() {
         let queue = Queue::new(1 << 20);
-        queue.push(block(1));
+        queue.push(name(1), block(1));
         let mut closed = queue.close();
-        assert_eq!(queue.push(block(2)), Pushed::Off);
-        assert!(matches!(queue.next(None), Job::Write(_)));
+        assert_eq!(queue.push(name(2), block(2)), Pushed::Off);
+        assert!(matches!(queue.next(None), Job::Write(..)));
         assert!(matches!(queue.next(None), Job::Close(_)));
         queue.end();
         assert!(closed.try_recv().is_err(), "ended");
@@ -275,6 +364,44 @@ mod tests {
         let due = Instant::now() + Duration::from_millis(5);
         assert!(matches!(queue.next(Some(due)), Job::Due));
         assert!(Instant::now() >= due);
+    }
+
+    #[test]
+    fn a_waiting_adoption_leads_to_what_the_block_is_there_as() {
+        let queue = Queue::new(1 << 20);
+        let reference = |n: u8| *ServerSecret::new([n; 32]).mint(vec![7; 100].into()).reference();
+        let name = |n: u8| Name::of(&reference(n));
+        let adoption = |old, new| Adoption { old: reference(old), new: reference(new) };
+        for (old, new) in [(1, 2), (2, 3), (2, 3)] {
+            assert_eq!(queue.adopt(name(new), adoption(old, new)), Pushed::Waiting);
+        }
+        assert_eq!(queue.reference(&name(3)), Some(reference(3)));
+        assert_eq!(queue.adopted_from(&reference(3), &name(3)), Some(reference(1)));
+        let other = Reference { len: 99, ..reference(3) };
+        assert_eq!(queue.adopted_from(&other, &name(3)), None);
+        for (old, new) in [(1, 2), (2, 3)] {
+            match queue.next(None) {
+                Job::Adopt(of, job) => assert_eq!((of, job), (name(new), adoption(old, new))),
+                other => panic!("{other:?}"),
+            }
+            queue.adopted(&name(new));
+        }
+        assert_eq!((queue.reference(&name(3)), queue.state().bytes), (None, 0));
+        assert!(matches!(queue.next(Some(Instant::now())), Job::Due), "twice asked is once done");
+    }
+
+    #[test]
+    fn adoptions_that_go_round_in_a_circle_end() {
+        let queue = Queue::new(1 << 20);
+        let reference = |n: u8| *ServerSecret::new([n; 32]).mint(vec![7; 100].into()).reference();
+        for (old, new) in [(1, 2), (2, 1)] {
+            queue.adopt(Name::of(&reference(new)), Adoption { old: reference(old), new: reference(new) });
+        }
+        assert!(queue.adopted_from(&reference(1), &Name::of(&reference(1))).is_some());
+    }
+
+    fn name(n: u8) -> Name {
+        Name::of(block(n).reference())
     }
 
     fn block(n: u8) -> Block {

@@ -1,10 +1,12 @@
 //! The reading side of the disk: a place, one read, one seal opened. Shared by the store's handles and its owner.
 //!
-//! Blocking: callers keep it off the threads that carry flows. The owner publishes here what can be read: segments
-//! and the places in them. A segment may vanish between a lookup and its read, because eviction waits for nobody:
-//! that is a miss.
+//! Blocking, except where it says otherwise: callers keep it off the threads that carry flows. The owner publishes
+//! here what can be read: segments, the places in them and the names of those. A segment may vanish between a lookup
+//! and its read, because eviction waits for nobody: that is a miss.
+//!
+//! Who asks by name ([`Reader::find_name`]) causes no block to be read: manifests say whole references.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,17 +14,24 @@ use std::sync::{Arc, PoisonError, RwLock};
 use quick_cache::sync::Cache;
 
 use super::disk::{Disk, DiskFile, SegmentId};
+use super::name::Name;
+use super::names::{Adopted, Names, NamesRow, adopted_at, entry_at};
 use super::seal::{SegmentKey, SegmentSecret};
-use super::segment::{Record, decode_record, record_bytes};
+use super::segment::{Entry, Manifest, Record, decode_record, record_bytes};
 use super::table::{Place, Table};
-use crate::block::{Block, Reference};
+use crate::block::{Block, KeyId, Reference};
 use crate::metrics::StoreMetrics;
+
+mod walk;
+
+pub use walk::Cursor;
 
 /// Reads blocks from the disk.
 pub(super) struct Reader {
     disk: Arc<dyn Disk>,
     pub(super) table: Table,
-    segments: RwLock<HashMap<SegmentId, SegmentSecret>>,
+    pub(super) names: Names,
+    segments: RwLock<BTreeMap<SegmentId, SegmentSecret>>,
     /// Open segments. Their number bounds the file descriptors, whatever the store's size.
     files: Cache<SegmentId, Arc<OpenSegment>>,
     store_id: RwLock<[u8; 16]>,
@@ -34,7 +43,28 @@ pub(super) struct Reader {
 
 struct OpenSegment {
     file: Box<dyn DiskFile>,
+    secret: SegmentSecret,
     key: SegmentKey,
+}
+
+/// Whether a lookup may wait for the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// It may not.
+    Memory,
+    /// It may, on a thread for that.
+    Disk,
+}
+
+/// What a lookup found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look<T> {
+    /// This.
+    Here(T),
+    /// Nothing.
+    Unknown,
+    /// To know takes the disk.
+    OnDisk,
 }
 
 /// Why a place gave no block.
@@ -52,6 +82,7 @@ impl Reader {
         Self {
             disk,
             table: Table::new(metrics.blocks.clone()),
+            names: Names::new(),
             segments: RwLock::default(),
             files: Cache::new(OPEN_FILES_MAX),
             store_id: RwLock::new(store_id),
@@ -80,12 +111,14 @@ impl Reader {
     pub(super) fn remove(&self, id: SegmentId) {
         self.segments.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         self.files.remove(&id);
+        self.names.forget_segment(id);
     }
 
     /// Forgets every segment and block.
     pub(super) fn clear(&self) {
         self.segments.write().unwrap_or_else(PoisonError::into_inner).clear();
         self.table.clear();
+        self.names.clear();
         self.files.clear();
         self.failures.store(0, Ordering::Relaxed);
     }
@@ -97,9 +130,10 @@ impl Reader {
 
     /// Reads a block. One that is not what was written, or can't be read, is forgotten and counted.
     pub(super) fn read(&self, wanted: &Reference) -> Option<Block> {
+        let hint = Name::of(wanted).hint();
         let mut tried = None;
         loop {
-            let place = self.table.find(wanted)?;
+            let place = self.table.find(&hint)?;
             if tried == Some(place) {
                 return None;
             }
@@ -109,7 +143,7 @@ impl Reader {
                 Err(Miss::Gone) => tried = Some(place),
                 Err(miss) => {
                     self.count(&miss, place);
-                    self.table.remove(wanted, place);
+                    self.table.remove(&hint, place);
                     return None;
                 }
             }
@@ -127,19 +161,146 @@ impl Reader {
         }
     }
 
+    /// Returns what has the name, secret and all. No use of it, and no promise that the block is still good.
+    ///
+    /// Reaching for memory it doesn't wait.
+    pub(super) fn find_name(&self, name: &Name, reach: Reach) -> Look<Reference> {
+        let mut tried = None;
+        loop {
+            let place = self.table.peek(&name.hint());
+            // Eviction may have moved the block meanwhile: look once more.
+            let Some(place) = place.filter(|place| tried != Some(*place)) else { return Look::Unknown };
+            match self.named_at(place, name, reach) {
+                Look::Unknown => tried = Some(place),
+                found => return found,
+            }
+        }
+    }
+
+    /// Returns whether the block at the place has this reference, be it adopted.
+    pub(super) fn has(&self, wanted: &Reference, place: Place) -> bool {
+        self.named_at(place, &Name::of(wanted), Reach::Disk) == Look::Here(*wanted)
+    }
+
+    fn named_at(&self, place: Place, name: &Name, reach: Reach) -> Look<Reference> {
+        let entry = match self.entry_at(place, reach) {
+            Look::Here(entry) => entry,
+            Look::Unknown => return Look::Unknown,
+            Look::OnDisk => return Look::OnDisk,
+        };
+        let reference = if entry.reference.key == name.key {
+            entry.reference
+        } else {
+            match self.adopted_at(place, name.key, reach) {
+                Look::Here(adopted) => Reference { key: name.key, secret: adopted.secret, ..entry.reference },
+                Look::Unknown => return Look::Unknown,
+                Look::OnDisk => return Look::OnDisk,
+            }
+        };
+        // The place was a hint; the whole tag decides.
+        if name.is_of(&reference) { Look::Here(reference) } else { Look::Unknown }
+    }
+
+    fn entry_at(&self, place: Place, reach: Reach) -> Look<Entry> {
+        let found = match (self.names.entry(place), reach) {
+            (Some(found), _) => found,
+            (None, Reach::Memory) => return Look::OnDisk,
+            (None, Reach::Disk) => match self.load_manifest(place.segment) {
+                Ok(entries) => {
+                    let found = entry_at(&entries, place.offset);
+                    self.names.keep_manifest(place.segment, entries);
+                    found
+                }
+                Err(miss) => {
+                    self.count(&miss, place);
+                    None
+                }
+            },
+        };
+        found.map_or(Look::Unknown, Look::Here)
+    }
+
+    fn adopted_at(&self, place: Place, key: KeyId, reach: Reach) -> Look<Adopted> {
+        let found = match (self.names.adopted(place, key), reach) {
+            (Some(found), _) => found,
+            (None, Reach::Memory) => return Look::OnDisk,
+            (None, Reach::Disk) => {
+                let changes = self.names.changes();
+                // Without an index nothing is known to be adopted, but that may change.
+                let Some(row) = self.load_row(place.segment, key) else { return Look::Unknown };
+                let found = adopted_at(&row, place.offset);
+                self.names.keep_row(place.segment, key, row, changes);
+                found
+            }
+        };
+        found.map_or(Look::Unknown, Look::Here)
+    }
+
+    /// Reads a segment's manifest: its footer, or the index's row of one that has none. One that is rotten is empty.
+    fn load_manifest(&self, id: SegmentId) -> Result<Arc<[Entry]>, Miss> {
+        let segment = self.opened(id)?;
+        let footer = Manifest::read(|_| segment.secret, id, &*segment.file).map_err(Miss::Failed)?;
+        self.failures.store(0, Ordering::Relaxed);
+        let manifest = match footer {
+            Some(manifest) => Some(manifest),
+            None => {
+                let row = self.names.ask_index(|index| index.row(id)).and_then(|row| self.believed(row));
+                row.flatten().and_then(|row| Manifest::decode_with(|_| segment.secret, id, &row))
+            }
+        };
+        Ok(manifest.map_or_else(Vec::new, |manifest| manifest.entries).into())
+    }
+
+    /// Reads what the blocks of a segment were adopted under; `None` without an index.
+    fn load_row(&self, id: SegmentId, key: KeyId) -> Option<Arc<[Adopted]>> {
+        let secret = self.secret(id)?;
+        let row = self.names.ask_index(|index| index.names(id, key)).and_then(|row| self.believed(row))?;
+        let names = row.and_then(|row| NamesRow::decode(&secret, id, key, &row));
+        Some(names.map_or_else(Vec::new, |names| names.entries).into())
+    }
+
+    fn believed<T>(&self, answer: Result<T, redb::Error>) -> Option<T> {
+        answer
+            .inspect_err(|error| {
+                self.metrics.errors.inc();
+                tracing::debug!(%error, "the index could not be read");
+            })
+            .ok()
+    }
+
     fn read_at(&self, wanted: &Reference, place: Place) -> Result<Block, Miss> {
+        match self.record_at(wanted, place)? {
+            Record::Found(block) => Ok(block),
+            Record::Other(block) if self.was_adopted(&block, wanted, place) => {
+                Ok(Block::from_seal(*wanted, block.bytes().clone()))
+            }
+            Record::Other(_) => Err(Miss::Gone),
+        }
+    }
+
+    fn record_at(&self, wanted: &Reference, place: Place) -> Result<Record, Miss> {
         let segment = self.opened(place.segment)?;
         let mut record = vec![0; record_bytes(wanted.len)];
+        let bad = || match self.entry_at(place, Reach::Disk) {
+            // A name says nothing of the length: what was asked for is not what is there.
+            Look::Here(entry) if entry.reference.len != wanted.len => Miss::Gone,
+            _ => Miss::Bad,
+        };
         match segment.file.read_at(u64::from(place.offset), &mut record) {
             Ok(()) => self.failures.store(0, Ordering::Relaxed),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(Miss::Bad),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(bad()),
             Err(error) => return Err(Miss::Failed(error)),
         }
-        match decode_record(&segment.key, place.segment, place.offset, wanted, record) {
-            Ok(Record::Found(block)) => Ok(block),
-            Ok(Record::Other) => Err(Miss::Gone),
-            Err(_) => Err(Miss::Bad),
-        }
+        decode_record(&segment.key, place.segment, place.offset, wanted, record).map_err(|_| bad())
+    }
+
+    fn was_adopted(&self, block: &Block, wanted: &Reference, place: Place) -> bool {
+        let sealed = block.reference();
+        let same = sealed.digest == wanted.digest && sealed.len == wanted.len && sealed.key != wanted.key;
+        same && matches!(
+            self.adopted_at(place, wanted.key, Reach::Disk),
+            Look::Here(adopted) if adopted.secret == wanted.secret
+        )
     }
 
     fn opened(&self, id: SegmentId) -> Result<Arc<OpenSegment>, Miss> {
@@ -151,7 +312,7 @@ impl Reader {
             Some(_) => Miss::Failed(error),
             None => Miss::Gone,
         })?;
-        let segment = Arc::new(OpenSegment { file, key: secret.key() });
+        let segment = Arc::new(OpenSegment { file, secret, key: secret.key() });
         self.files.insert(id, segment.clone());
         if self.secret(id).is_none() {
             // Evicted since: a file left in this cache would hold its disk space.
@@ -160,7 +321,8 @@ impl Reader {
         Ok(segment)
     }
 
-    fn secret(&self, id: SegmentId) -> Option<SegmentSecret> {
+    /// Returns what the keys of a segment are made of.
+    pub(super) fn secret(&self, id: SegmentId) -> Option<SegmentSecret> {
         self.segments.read().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A segment has a key of its own, derived from the store's key and the random salt of its header, so a segment
 //! number or an offset used again after a crash never meets the same key. Within a segment a nonce is the place of
-//! what it seals; a place is written once, and a segment is not appended to after a restart.
+//! what it seals; a place is written once, and a segment is not appended to after a restart. The names that blocks were
+//! adopted under change, so each writing of them has a salt and with it a key of its own.
 //!
 //! Whoever takes the disk without the key file learns how many blocks there are and how long, and nothing else.
 
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hmac, rand};
+
+use crate::block::KeyId;
 
 /// Bytes that a seal adds.
 pub(super) const TAG_BYTES: usize = 16;
@@ -35,6 +38,8 @@ pub(super) enum Sealed {
     Block(u32),
     /// The manifest of the segment's first so many blocks.
     Manifest(u32),
+    /// Names that blocks were adopted under; each writing of them has a key of its own.
+    Names,
 }
 
 /// What was opened is not what was sealed there.
@@ -117,6 +122,17 @@ impl SegmentSecret {
         let key = UnboundKey::new(&AES_256_GCM, &self.0).expect("AES-256 takes 32 bytes");
         SegmentKey(LessSafeKey::new(key))
     }
+
+    /// Derives a key for what is written again and again: each writing brings a random salt.
+    pub(super) fn names_key(&self, key: KeyId, salt: &[u8; 32]) -> SegmentKey {
+        let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.0));
+        mac.update(b"wanigan store names v1");
+        mac.update(salt);
+        mac.update(&key.0);
+        let mut secret = [0; 32];
+        secret.copy_from_slice(mac.sign().as_ref());
+        Self(secret).key()
+    }
 }
 
 impl SegmentKey {
@@ -141,6 +157,7 @@ impl Sealed {
         let (kind, place) = match self {
             Self::Block(offset) => (1, offset),
             Self::Manifest(blocks) => (2, blocks),
+            Self::Names => (3, 0),
         };
         let mut nonce = [0; NONCE_LEN];
         nonce[0] = kind;
@@ -197,6 +214,7 @@ mod tests {
         assert_eq!(open(&key, Sealed::Block(65), b"aad"), Err(BrokenSeal));
         assert_eq!(open(&key, Sealed::Manifest(64), b"aad"), Err(BrokenSeal));
         assert_eq!(open(&key, Sealed::Block(64), b"add"), Err(BrokenSeal));
+        assert_eq!(open(&key, Sealed::Names, b"aad"), Err(BrokenSeal));
         for (store, id, salt) in [([3; 32], 7, [2; 32]), ([1; 32], 8, [2; 32]), ([1; 32], 7, [3; 32])] {
             let other = StoreKey::new(store).segment_secret(id, &salt).key();
             assert_eq!(open(&other, Sealed::Block(64), b"aad"), Err(BrokenSeal));

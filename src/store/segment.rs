@@ -1,11 +1,11 @@
-//! The layout of a segment file, version 1. All numbers are little-endian.
+//! The layout of a segment file, version 2. All numbers are little-endian.
 //!
 //! ```text
 //!  offset     bytes
 //!  0          64     header
 //!  64         ...    blocks, back to back, each 92 bytes longer than its content
-//!  end        80n+16 manifest, sealed
-//!  end+80n+16 16     trailer
+//!  end        88n+16 manifest, sealed
+//!  end+88n+16 16     trailer
 //! ```
 //!
 //! Header, in the clear:
@@ -29,14 +29,17 @@
 //! ```
 //!
 //! The manifest is one seal (see [`Sealed::Manifest`]) over an entry for each block; header and trailer are its
-//! associated data. It holds block secrets, hence sealed. An entry:
+//! associated data. It holds block secrets, hence sealed. An entry, in the order of their places:
 //!
 //! ```text
-//!  0                               32                              64      72  76  80
-//!  +-------------------------------+-------------------------------+-------+---+---+
-//!  |digest                         |secret                         |key id |len|off|
-//!  +-------------------------------+-------------------------------+-------+---+---+
+//!  0                               32                              64      72  76  80      88
+//!  +-------------------------------+-------------------------------+-------+---+---+-------+
+//!  |digest                         |secret                         |key id |len|off|tag    |
+//!  +-------------------------------+-------------------------------+-------+---+---+-------+
 //! ```
+//!
+//! The last are the first bytes of the block's tag. They follow from the rest, but a start that had to hash for
+//! each block would take several times as long.
 //!
 //! Trailer, in the clear:
 //!
@@ -55,12 +58,13 @@
 use bytes::Bytes;
 
 use super::disk::{DiskFile, SegmentId};
+use super::name::{Hint, Name, TagPrefix};
 use super::seal::{BrokenSeal, Sealed, SegmentKey, SegmentSecret, StoreKey, TAG_BYTES};
 use crate::block::{Block, Digest, KeyId, Reference, Secret};
 
 /// Bytes before the first block.
 pub(super) const HEADER_BYTES: usize = 64;
-/// Blocks in one segment, at most: bounds a manifest to 640 KiB, however short the blocks.
+/// Blocks in one segment, at most: bounds a manifest to 704 KiB, however short the blocks.
 pub(super) const BLOCKS_MAX: usize = 8192;
 
 /// Who a segment is.
@@ -76,6 +80,8 @@ pub(super) struct Header {
 pub(super) struct Entry {
     pub(super) reference: Reference,
     pub(super) offset: u32,
+    /// The first bytes of the reference's tag.
+    pub(super) prefix: TagPrefix,
 }
 
 /// Every block of a segment, or of its beginning.
@@ -92,8 +98,8 @@ pub(super) struct Manifest {
 pub(super) enum Record {
     /// The block that was asked for.
     Found(Block),
-    /// Another block is there.
-    Other,
+    /// Another block is there; or the same one, which was written under another secret.
+    Other(Block),
 }
 
 impl Header {
@@ -136,6 +142,7 @@ impl Manifest {
         for entry in &self.entries {
             put_reference(&mut sealed, &entry.reference);
             sealed.extend_from_slice(&entry.offset.to_le_bytes());
+            sealed.extend_from_slice(&entry.prefix);
         }
         let (header, trailer) = (self.header.encode(), self.trailer());
         key.seal(Sealed::Manifest(self.blocks()), &[&header[..], &trailer].concat(), &mut sealed);
@@ -144,6 +151,15 @@ impl Manifest {
 
     /// Reads the row of the segment `id`; `None` when it is not one that this store wrote.
     pub(super) fn decode(store_key: &StoreKey, id: SegmentId, row: &[u8]) -> Option<Self> {
+        Self::decode_with(|header| header.secret(store_key), id, row)
+    }
+
+    /// Reads a row as [`Manifest::decode`] does, for whoever has the segment's secret only.
+    pub(super) fn decode_with(
+        secret: impl FnOnce(&Header) -> SegmentSecret,
+        id: SegmentId,
+        row: &[u8],
+    ) -> Option<Self> {
         let (header, rest) = row.split_first_chunk::<HEADER_BYTES>()?;
         let (sealed, trailer) = rest.split_last_chunk::<TRAILER_BYTES>()?;
         let (blocks, end) = decode_trailer(trailer)?;
@@ -153,7 +169,7 @@ impl Manifest {
             return None;
         }
         let mut plain = sealed.to_vec();
-        let key = header.secret(store_key).key();
+        let key = secret(&header).key();
         key.open(Sealed::Manifest(blocks), &[&sealed_header[..], trailer].concat(), &mut plain).ok()?;
         let entries: Option<Vec<_>> = plain.chunks_exact(ENTRY_BYTES).map(Entry::decode).collect();
         Some(Self { header, entries: entries?, end })
@@ -161,7 +177,7 @@ impl Manifest {
 
     /// Reads the footer of a segment file; `None` when it has none that this store wrote.
     pub(super) fn read(
-        store_key: &StoreKey,
+        secret: impl FnOnce(&Header) -> SegmentSecret,
         id: SegmentId,
         file: &dyn DiskFile,
     ) -> std::io::Result<Option<Self>> {
@@ -177,7 +193,7 @@ impl Manifest {
         let mut row = vec![0; HEADER_BYTES + footer];
         file.read_at(0, &mut row[..HEADER_BYTES])?;
         file.read_at(u64::from(end), &mut row[HEADER_BYTES..])?;
-        Ok(Self::decode(store_key, id, &row))
+        Ok(Self::decode_with(secret, id, &row))
     }
 
     fn trailer(&self) -> [u8; TRAILER_BYTES] {
@@ -194,8 +210,19 @@ impl Manifest {
 }
 
 impl Entry {
+    /// Makes the entry of a block that is written at `offset`.
+    pub(super) fn new(reference: Reference, offset: u32) -> Self {
+        Self { reference, offset, prefix: Name::of(&reference).hint().prefix }
+    }
+
     fn decode(mut bytes: &[u8]) -> Option<Self> {
-        Some(Self { reference: take_reference(&mut bytes)?, offset: take_u32(&mut bytes)? })
+        let (reference, offset) = (take_reference(&mut bytes)?, take_u32(&mut bytes)?);
+        Some(Self { reference, offset, prefix: take(&mut bytes)? })
+    }
+
+    /// Returns what the block is found by.
+    pub(super) fn hint(&self) -> Hint {
+        Hint { key: self.reference.key, prefix: self.prefix }
     }
 
     /// Returns where the block ends.
@@ -235,11 +262,9 @@ pub(super) fn decode_record(
     mut record: Vec<u8>,
 ) -> Result<Record, BrokenSeal> {
     key.open(Sealed::Block(offset), &record_aad(id, offset), &mut record)?;
-    if take_reference(&mut &record[..]) != Some(*wanted) {
-        return Ok(Record::Other);
-    }
-    let bytes = Bytes::from(record).slice(REFERENCE_BYTES..);
-    Ok(Record::Found(Block::from_seal(*wanted, bytes)))
+    let reference = take_reference(&mut &record[..]).ok_or(BrokenSeal)?;
+    let block = Block::from_seal(reference, Bytes::from(record).slice(REFERENCE_BYTES..));
+    Ok(if reference == *wanted { Record::Found(block) } else { Record::Other(block) })
 }
 
 fn record_aad(id: SegmentId, offset: u32) -> [u8; 8] {
@@ -271,22 +296,24 @@ fn take_reference(bytes: &mut &[u8]) -> Option<Reference> {
     })
 }
 
-fn take_u32(bytes: &mut &[u8]) -> Option<u32> {
+/// Takes a number from the front.
+pub(super) fn take_u32(bytes: &mut &[u8]) -> Option<u32> {
     take(bytes).map(u32::from_le_bytes)
 }
 
-fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+/// Takes bytes from the front.
+pub(super) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     let (head, rest) = bytes.split_first_chunk()?;
     *bytes = rest;
     Some(*head)
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_MAGIC: &[u8; 8] = b"wanigSEG";
 const TRAILER_MAGIC: &[u8; 8] = b"wanigEND";
 const TRAILER_BYTES: usize = 16;
 const REFERENCE_BYTES: usize = 76;
-const ENTRY_BYTES: usize = REFERENCE_BYTES + 4;
+const ENTRY_BYTES: usize = REFERENCE_BYTES + 4 + size_of::<TagPrefix>();
 
 #[cfg(test)]
 mod tests {
@@ -302,10 +329,10 @@ mod tests {
         let decode = |id, offset, wanted: &Reference| decode_record(&key, id, offset, wanted, record.clone());
         match decode(header.id, 64, block.reference()).unwrap() {
             Record::Found(found) => assert_eq!(found.bytes(), "content"),
-            Record::Other => panic!("the block is there"),
+            Record::Other(_) => panic!("the block is there"),
         }
         let wrong_secret = Reference { secret: Secret([0; 32]), ..*block.reference() };
-        assert!(matches!(decode(header.id, 64, &wrong_secret), Ok(Record::Other)));
+        assert!(matches!(decode(header.id, 64, &wrong_secret), Ok(Record::Other(_))));
         assert!(decode(header.id, 65, block.reference()).is_err());
         assert!(decode(SegmentId(8), 64, block.reference()).is_err());
     }
@@ -357,7 +384,7 @@ mod tests {
     fn manifest(header: Header, blocks: &[&Block]) -> Manifest {
         let mut manifest = Manifest::new(header);
         for block in blocks {
-            let entry = Entry { reference: *block.reference(), offset: manifest.end };
+            let entry = Entry::new(*block.reference(), manifest.end);
             manifest.end = u32::try_from(entry.end()).unwrap();
             manifest.entries.push(entry);
         }

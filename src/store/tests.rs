@@ -14,6 +14,7 @@ mod crash;
 mod decay;
 mod faults;
 mod model;
+mod sharing;
 
 #[tokio::test]
 async fn a_block_is_found_at_once_from_disk_and_after_a_restart() {
@@ -308,6 +309,10 @@ fn block(n: u32, len: usize) -> Block {
     let mut bytes: Vec<u8> = (0..len).map(|at| (at as u32 ^ n).wrapping_mul(31) as u8).collect();
     bytes[..4].copy_from_slice(&n.to_le_bytes());
     ServerSecret::new([1; 32]).mint(bytes.into())
+}
+
+fn hint(reference: &Reference) -> name::Hint {
+    Name::of(reference).hint()
 }
 
 async fn assert_all_found(store: &Store, blocks: &[Block]) {

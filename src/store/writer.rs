@@ -6,15 +6,20 @@
 //!
 //! Order on disk, which is what makes a power loss harmless:
 //!
-//! - blocks, then sync, then the index's row: a row never names a block that may be lost;
+//! - blocks, then sync, then the index's rows, of the segment and of what its blocks were adopted under: a row never
+//!   names a block that may be lost;
 //! - at eviction the row, then the file: a file that comes back without its row is adopted by its footer, or deleted.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use super::adoption::Adoptions;
 use super::disk::{Disk, DiskFile, Lock, SegmentId};
+use super::expired::Expired;
 use super::index::Index;
+use super::name::{Hint, Name};
+use super::names::Adopted;
 use super::reader::Reader;
 use super::seal::{KeyFault, SegmentKey, StoreKey, random};
 use super::segment::{
@@ -51,7 +56,8 @@ pub(super) struct Writer {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) key: StoreKey,
     pub(super) store_id: [u8; 16],
-    pub(super) index: Index,
+    /// The reader has it too, until this writer ends.
+    pub(super) index: Arc<Index>,
     pub(super) reader: Arc<Reader>,
     pub(super) limits: Limits,
     pub(super) metrics: StoreMetrics,
@@ -59,6 +65,8 @@ pub(super) struct Writer {
     pub(super) sealed: BTreeMap<SegmentId, u64>,
     pub(super) next_id: SegmentId,
     pub(super) open: Option<OpenSegment>,
+    pub(super) adoptions: Adoptions,
+    pub(super) expired: Arc<Expired>,
     /// Last, so that the index is closed before another writer may come.
     pub(super) _lock: Lock,
 }
@@ -75,7 +83,7 @@ pub(super) struct OpenSegment {
 impl Writer {
     /// Writes a block, unless it is there already; one longer than a segment is not.
     pub(super) fn append(&mut self, block: &Block) -> Result<(), Fault> {
-        if self.reader.table.contains(block.reference()) {
+        if self.reader.table.contains(&Name::of(block.reference()).hint()) {
             return Ok(());
         }
         let len = block.reference().len;
@@ -90,24 +98,30 @@ impl Writer {
         if self.open.is_none() {
             self.start()?;
         }
-        self.append_to_open(block)
+        self.append_to_open(block).map(drop)
     }
 
-    /// Returns whether a power loss now would lose blocks.
+    /// Returns whether a power loss now would lose blocks or adoptions.
     pub(super) fn is_dirty(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.durable < open.manifest.entries.len())
+        self.open.as_ref().is_some_and(OpenSegment::is_dirty) || self.reader.names.fresh_len() > 0
     }
 
-    /// Makes every block durable that was written.
+    /// Makes every block and adoption durable.
     pub(super) fn checkpoint(&mut self) -> Result<(), Fault> {
-        if !self.is_dirty() {
-            return Ok(());
-        }
-        if let Some(open) = &mut self.open {
+        let names = self.fresh_rows()?;
+        let open = self.open.as_mut().filter(|open| open.is_dirty());
+        let mut row = None;
+        if let Some(open) = &open {
             open.file.sync().during("sync a segment")?;
-            self.index.put_row(open.manifest.header.id, &open.manifest.encode(&open.key))?;
+            row = Some((open.manifest.header.id, open.manifest.encode(&open.key)));
+        }
+        if row.is_some() || !names.is_empty() {
+            self.index.put_rows(row.as_ref().map(|(id, row)| (*id, &row[..])), &names)?;
+        }
+        if let Some(open) = open {
             open.durable = open.manifest.entries.len();
         }
+        self.reader.names.settle();
         Ok(())
     }
 
@@ -120,9 +134,10 @@ impl Writer {
             .write_at(u64::from(open.manifest.end), &row[HEADER_BYTES..])
             .during("write a segment's manifest")?;
         open.file.sync().during("sync a segment")?;
-        if open.durable < open.manifest.entries.len() {
-            self.index.put_row(id, &row)?;
+        if open.is_dirty() {
+            self.index.put_rows(Some((id, &row)), &[])?;
         }
+        self.reader.names.seal();
         self.sealed.insert(id, open.manifest.file_bytes());
         self.show();
         Ok(())
@@ -139,6 +154,7 @@ impl Writer {
                 Some(manifest) => self.empty(&manifest, &mut spare)?,
                 None => self.reader.table.remove_segment(id),
             }
+            self.forget_names_of(id);
             self.index.remove_rows(&[id])?;
             self.disk.remove(id).during("remove a segment")?;
             self.reader.remove(id);
@@ -165,38 +181,52 @@ impl Writer {
         file.write_at(0, &header.encode()).during("write a segment's header")?;
         let secret = header.secret(&self.key);
         self.reader.add(id, secret);
+        self.reader.names.start(id);
         self.open =
             Some(OpenSegment { file, key: secret.key(), manifest: Manifest::new(header), durable: 0 });
         self.evict()
     }
 
-    fn append_to_open(&mut self, block: &Block) -> Result<(), Fault> {
+    fn append_to_open(&mut self, block: &Block) -> Result<Place, Fault> {
         let open = self.open.as_mut().expect("the caller opened a segment that has room");
         let (id, offset) = (open.manifest.header.id, open.manifest.end);
         let record = encode_record(&open.key, id, offset, block);
         open.file.write_at(u64::from(offset), &record).during("write a block")?;
-        let entry = Entry { reference: *block.reference(), offset };
-        open.manifest.end = u32::try_from(entry.end()).expect("a segment is at most 2 GiB");
+        let entry = Entry::new(*block.reference(), offset);
+        open.manifest.end = u32::try_from(entry.end()).expect("a segment is at most 1 GiB");
         open.manifest.entries.push(entry);
-        self.reader.table.insert(block.reference(), Place { segment: id, offset });
+        let place = Place { segment: id, offset };
+        self.reader.names.push(entry);
+        self.reader.table.insert(&entry.hint(), place);
         self.metrics.written_bytes.inc_by(block.bytes().len() as u64);
         self.metrics.bytes.add(i64::try_from(record.len()).unwrap_or(i64::MAX));
-        Ok(())
+        Ok(place)
     }
 
     /// Moves what was used to the open segment, as far as there is room, and forgets the rest.
     fn empty(&mut self, manifest: &Manifest, spare: &mut u64) -> Result<(), Fault> {
+        let others = self.other_names(manifest.header.id);
         for entry in &manifest.entries {
             let place = Place { segment: manifest.header.id, offset: entry.offset };
+            let names = others.at(place, &self.reader.table);
             let bytes = record_bytes(entry.reference.len) as u64;
             let has_room = |open: &OpenSegment| self.limits.fits(&open.manifest, entry.reference.len);
+            let was_used = |hint: &Hint| self.reader.table.was_used(hint, place);
             let keep = *spare >= bytes
                 && self.open.as_ref().is_some_and(has_room)
-                && self.reader.table.was_used(&entry.reference, place);
+                && (was_used(&entry.hint()) || names.iter().any(|(key, name)| was_used(&name.hint(*key))));
             if keep && let Some(block) = self.reader.read_to_keep(&entry.reference, place) {
                 *spare -= bytes;
-                self.append_to_open(&block)?;
-            } else if self.reader.table.remove(&entry.reference, place) {
+                let place = self.append_to_open(&block)?;
+                for (key, name) in names {
+                    self.adopt_at(place, key, Adopted { offset: place.offset, ..name })?;
+                }
+                continue;
+            }
+            for (key, name) in names {
+                self.reader.table.remove(&name.hint(key), place);
+            }
+            if self.reader.table.remove(&entry.hint(), place) {
                 self.metrics.evicted_bytes.inc_by(u64::from(entry.reference.len));
             }
         }
@@ -206,8 +236,21 @@ impl Writer {
     fn is_over(&self) -> bool {
         let bytes = self.sealed.values().sum::<u64>() + 2 * self.limits.segment_bytes;
         bytes > self.limits.size
-            || self.reader.table.len() > self.limits.blocks_max()
+            || self.reader.table.blocks() > self.limits.blocks_max()
             || self.sealed.len() as u64 > self.limits.segments_max()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // The index is to be closed here, before the lock is let go.
+        self.reader.names.set_index(None);
+    }
+}
+
+impl OpenSegment {
+    fn is_dirty(&self) -> bool {
+        self.durable < self.manifest.entries.len()
     }
 }
 

@@ -54,6 +54,19 @@ impl CoreLink {
         self.current.borrow().clone().filter(|link| link.hearing() != Hearing::Lost)
     }
 
+    /// Waits for the next link after the last one that was returned here, or for the first.
+    pub async fn next(&mut self) -> Link {
+        loop {
+            if self.current.changed().await.is_err() {
+                // The edge stops, and so does whoever waits.
+                std::future::pending::<()>().await;
+            }
+            if let Some(link) = self.current.borrow_and_update().clone() {
+                return link;
+            }
+        }
+    }
+
     /// Waits until there is a link.
     pub async fn up(&mut self) {
         let _ = self.current.wait_for(Option::is_some).await;

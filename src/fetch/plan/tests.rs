@@ -212,7 +212,7 @@ fn in_a_grace_period_a_block_is_asked_for_by_both_names_and_taken_under_its_own(
     let old_name = reference(1).under(older);
     assert!(matches!(&actions(&mut plan)[..], [Action::Ask(asked)] if *asked == [reference(1), old_name]));
     plan.handle_asked(&[reference(1), old_name], Some(now + MS * 20), now);
-    let answer = PeerAnswer { blocks: vec![(old_name, false)], ..answer(9, &[], false) };
+    let answer = Answer { blocks: vec![(old_name, false)], ..answer(9, &[], false) };
     plan.handle_answer(&answer, now);
     let entry = get(&actions(&mut plan), 9);
     plan.handle_got(entry, node(9), Ok(block(1).under(old_name).unwrap()), now);
@@ -253,9 +253,9 @@ fn actions(plan: &mut Plan) -> Vec<Action> {
     std::iter::from_fn(|| plan.poll_action()).collect()
 }
 
-fn answer(peer: u8, blocks: &[u8], soon: bool) -> PeerAnswer {
+fn answer(peer: u8, blocks: &[u8], soon: bool) -> Answer {
     let blocks = blocks.iter().map(|n| (reference(*n), soon)).collect();
-    PeerAnswer { peer: node(peer), address: address(peer), load: 0, blocks }
+    Answer { peer: node(peer), addr: address(peer), load: 0, blocks }
 }
 
 fn referral(node: u8, wait_ms: u32) -> Referral {

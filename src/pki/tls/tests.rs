@@ -120,16 +120,16 @@ fn files_without_certificates_and_keys_are_named() {
 }
 
 /// An authority in a directory of its own.
-struct Pki(tempfile::TempDir);
+pub(super) struct Pki(tempfile::TempDir);
 
 impl Pki {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         Authority::at(dir.path()).init().unwrap();
         Self(dir)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -138,7 +138,7 @@ impl Pki {
         Authority::at(self.0.path()).issue(&name, &SiteName::from(&name), roles).unwrap().certificate
     }
 
-    fn node(&self, name: &str, roles: Roles) -> NodeIdentity {
+    pub(super) fn node(&self, name: &str, roles: Roles) -> NodeIdentity {
         let certificate = self.issue(name, roles);
         NodeIdentity::load(&self.path("ca.pem"), &certificate, &self.path(&format!("{name}.key"))).unwrap()
     }
@@ -152,7 +152,7 @@ fn handshake(
 }
 
 /// Runs a handshake to its end, or to the first side that refuses the other.
-fn meet(
+pub(super) fn meet(
     client: ClientConfig,
     server: ServerConfig,
 ) -> Result<(ClientConnection, ServerConnection), rustls::Error> {

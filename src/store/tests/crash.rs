@@ -47,6 +47,68 @@ fn a_second_power_loss_during_recovery_changes_nothing() {
     }
 }
 
+#[test]
+fn whatever_moment_of_an_adoption_the_power_goes_at_most_the_adoption_is_lost() {
+    let whole = FaultDisk::new();
+    let (outcome, durable) = adopt_work(&whole);
+    outcome.unwrap();
+    assert!(whole.changes() > 100 && durable > 0);
+    for change in 0..whole.changes() {
+        let disk = FaultDisk::new();
+        disk.die_at(change);
+        let (_, durable) = adopt_work(&disk);
+        for unsynced in [Unsynced::Lost, Unsynced::Torn, Unsynced::Mixed(change)] {
+            let disk = disk.after_power_loss(unsynced);
+            let (reader, mut writer) =
+                recovered(&disk, 1 << 20).unwrap_or_else(|fault| panic!("{change} {unsynced:?}: {fault}"));
+            for n in 0..BLOCKS {
+                let (block, new) = (nth(n), renewed(n));
+                let found = reader.read(&new);
+                assert!(n >= durable || found.is_some(), "{change} {unsynced:?}: {n} was adopted for good");
+                if let Some(found) = found {
+                    assert_eq!((found.reference(), found.bytes()), (&new, block.bytes()));
+                    assert!(reader.read(block.reference()).is_some(), "{n} has a new reference only");
+                }
+                if reader.read(block.reference()).is_some() {
+                    writer.adopt(block.reference(), &new).unwrap();
+                    assert!(reader.read(&new).is_some(), "{change} {unsynced:?}: {n} again");
+                }
+            }
+            assert_eq!(
+                reader.table.blocks(),
+                reader.walk(nth(0).reference().key, None, None, 999).0.len() as u64
+            );
+            go_on(writer, &reader);
+        }
+    }
+}
+
+/// Writes and adopts what was written a little before; returns how many were adopted for good.
+fn adopt_work(disk: &FaultDisk) -> (Result<(), Fault>, u32) {
+    let mut durable = 0;
+    let mut work = || {
+        let (_reader, mut writer) = recovered(disk, 1 << 20)?;
+        for n in 0..BLOCKS + 3 {
+            if n < BLOCKS {
+                writer.append(&nth(n))?;
+            }
+            if n >= 3 {
+                writer.adopt(nth(n - 3).reference(), &renewed(n - 3))?;
+            }
+            if n % 5 == 4 {
+                writer.checkpoint()?;
+                durable = n - 2;
+            }
+        }
+        Ok(())
+    };
+    (work(), durable)
+}
+
+fn renewed(n: u32) -> Reference {
+    *ServerSecret::new([2; 32]).mint(nth(n).bytes().clone()).reference()
+}
+
 /// Runs the work with the power going at each of its changes, boots with each kind of loss, and shows what was
 /// durable.
 fn crash_everywhere(size: u64, check: impl Fn(&Reader, &[Block])) {
@@ -110,7 +172,7 @@ fn recovered(disk: &FaultDisk, size: u64) -> Result<(Arc<Reader>, Writer), Fault
     let metrics = metrics();
     let reader = Arc::new(Reader::new(disk.clone(), [0; 16], metrics.clone()));
     let limits = Limits { size, segment_bytes: SEGMENT_BYTES };
-    let writer = recover::open(&disk, limits, &reader, &metrics)?;
+    let writer = recover::open(&disk, limits, &reader, &Arc::default(), &metrics)?;
     Ok((reader, writer))
 }
 
@@ -131,11 +193,14 @@ fn a_place_is_never_written_twice_under_one_key() {
     let before = disk.segment(SegmentId(1));
     let (reader, mut writer) = recovered(&disk, 1 << 20).unwrap();
     writer.append(&nth(3)).unwrap();
-    assert_eq!(reader.table.find(nth(3).reference()), Some(Place { segment: SegmentId(2), offset: 64 }));
+    assert_eq!(
+        reader.table.find(&hint(nth(3).reference())),
+        Some(Place { segment: SegmentId(2), offset: 64 })
+    );
     let after = disk.segment(SegmentId(1));
     let end = 64 + 92 + nth(1).bytes().len();
     assert_eq!(before[..end], after[..end]);
-    assert_eq!(after.len(), end + 80 + 16 + 16, "the torn block made way for the manifest");
+    assert_eq!(after.len(), end + 88 + 16 + 16, "the torn block made way for the manifest");
     assert_ne!(after[..64], disk.segment(SegmentId(2))[..64]);
 }
 

@@ -12,12 +12,12 @@ fn a_flipped_bit_costs_the_block_it_is_in_and_no_other() {
     let metrics = metrics();
     let reader = Arc::new(Reader::new(shared.clone(), [0; 16], metrics.clone()));
     let limits = limits(&config(0)).unwrap();
-    let mut writer = recover::open(&shared, limits, &reader, &metrics).unwrap();
+    let mut writer = recover::open(&shared, limits, &reader, &Arc::default(), &metrics).unwrap();
     let blocks: Vec<_> = (0..8).map(|n| block(n, 300 + n as usize)).collect();
     blocks.iter().for_each(|block| writer.append(block).unwrap());
     writer.seal().unwrap();
     let places: Vec<Place> =
-        blocks.iter().map(|block| reader.table.find(block.reference()).unwrap()).collect();
+        blocks.iter().map(|block| reader.table.find(&hint(block.reference())).unwrap()).collect();
     let len = disk.segment(SegmentId(1)).len();
     for at in 0..len {
         disk.tamper(SegmentId(1), |bytes| bytes[at] ^= 1 << (at % 8));
@@ -126,7 +126,7 @@ async fn a_segment_of_another_version_is_dropped() {
     let all = disk.segments().len();
     disk.tamper_index(Vec::clear);
     disk.tamper(SegmentId(1), |bytes| bytes[8] = 0);
-    disk.tamper(SegmentId(2), |bytes| bytes[8] = 2);
+    disk.tamper(SegmentId(2), |bytes| bytes[8] = 1);
     let (store, _) = open(&disk, &config(0));
     assert_eq!(disk.segments().len(), all - 2);
     assert!(store.get(blocks[0].reference()).await.is_none());

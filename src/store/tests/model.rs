@@ -1,6 +1,6 @@
 //! Random operations on a store and on a map; what the store serves is what the map has.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
@@ -12,6 +12,9 @@ enum Operation {
     Put(u32),
     Get(u32),
     GetWithWrongSecret(u32),
+    Adopt(u32, u8),
+    GetAdopted(u32, u8),
+    FindTag(u32, u8),
     Flush,
     Restart,
     PowerLoss(u64),
@@ -20,10 +23,14 @@ enum Operation {
 
 fn operation() -> impl Strategy<Value = Operation> {
     let n = 0..60_u32;
+    let key = 1..7_u8;
     prop_oneof![
         20 => n.clone().prop_map(Operation::Put),
         10 => n.clone().prop_map(Operation::Get),
-        2 => n.prop_map(Operation::GetWithWrongSecret),
+        2 => n.clone().prop_map(Operation::GetWithWrongSecret),
+        10 => (n.clone(), key.clone()).prop_map(|(n, key)| Operation::Adopt(n, key)),
+        5 => (n.clone(), key.clone()).prop_map(|(n, key)| Operation::GetAdopted(n, key)),
+        5 => (n, key).prop_map(|(n, key)| Operation::FindTag(n, key)),
         3 => Just(Operation::Flush),
         1 => Just(Operation::Restart),
         1 => any::<u64>().prop_map(Operation::PowerLoss),
@@ -49,6 +56,7 @@ async fn run(operations: Vec<Operation>, memory: u64) {
     let mut disk = FaultDisk::new();
     let (mut store, mut metrics) = open(&disk, &config);
     let mut model: HashMap<u32, Block> = HashMap::new();
+    let mut adopted: HashSet<(u32, u8)> = HashSet::new();
     // Blocks that the store had to write, the latest last.
     let mut written: Vec<u32> = Vec::new();
     for operation in operations {
@@ -70,6 +78,29 @@ async fn run(operations: Vec<Operation>, memory: u64) {
             Operation::GetWithWrongSecret(n) => {
                 let wrong = Reference { secret: Secret([9; 32]), ..*nth(n).reference() };
                 assert!(store.get(&wrong).await.is_none());
+            }
+            Operation::Adopt(n, key) => {
+                let (old, new) = (nth(n), under(key, n));
+                if store.adopt(old.reference(), new.reference()) {
+                    adopted.insert((n, key));
+                    assert!(store.knows(new.reference()));
+                }
+            }
+            Operation::GetAdopted(n, key) => {
+                if let Some(found) = store.get(under(key, n).reference()).await {
+                    assert!(key == 1 || adopted.contains(&(n, key)));
+                    assert_eq!(found.reference(), under(key, n).reference());
+                    assert_eq!(found.bytes(), model[&n].bytes());
+                }
+            }
+            Operation::FindTag(n, key) => {
+                let reference = *under(key, n).reference();
+                let found = store.find_tag(reference.key, &crate::block::tag(&reference)).await;
+                assert_eq!(found.is_some(), store.knows(&reference));
+                if let Some(found) = found {
+                    assert!(key == 1 || adopted.contains(&(n, key)));
+                    assert_eq!(found, reference);
+                }
             }
             Operation::Flush => {
                 store.flush().await;
@@ -101,6 +132,10 @@ async fn run(operations: Vec<Operation>, memory: u64) {
     store.close().await;
     assert!(disk.segment_bytes() <= config.size);
     assert_eq!(metrics.dropped_blocks.get(), 0);
+}
+
+fn under(key: u8, n: u32) -> Block {
+    ServerSecret::new([key; 32]).mint(nth(n).bytes().clone())
 }
 
 fn nth(n: u32) -> Block {
