@@ -47,9 +47,9 @@ fn a_replayed_ask_meets_silence_from_wherever_it_comes() {
     scenario!(["nginx", "curl", "dumpcap", "tshark", "nft", "wanigan"], 3, WAN, |lab| {
         let mut office = Office::open(lab, Family::V4, 2)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         let capture = lab.capture_lan("asked")?;
-        file.expect_shared(office.read(1, &file)?)?;
+        office.read_from("peer", 1, &file)?;
         let datagrams = capture.stop()?.datagrams(PEER_PORT)?;
         let asks: Vec<(Vec<u8>, Ask)> = datagrams
             .iter()
@@ -94,7 +94,7 @@ fn an_ask_from_another_subnet_meets_silence() {
     scenario!(["nginx", "curl", "nft", "wanigan"], hosts, WAN, |lab| {
         let office = Office::open(lab, Family::V4, 1)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         let (mut forger, blocks) = (Forger::new(office.domain()?), names(&office, &file)?);
         let attacker = Attacker::new(lab.remote(0), any(Family::V4))?;
         let ask = forger.ask(&blocks[..1], domain_time());
@@ -110,14 +110,11 @@ fn a_flood_of_entitled_asks_is_answered_at_a_rate_and_reads_go_on() {
     scenario!(["nginx", "curl", "nft", "wanigan"], 3, WAN, |lab| {
         let office = Office::open(lab, Family::V4, 2)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         let (mut forger, blocks) = (Forger::new(office.domain()?), names(&office, &file)?);
         let attacker = Attacker::new(lab.client(2), any(Family::V4))?;
         let asks = move || forger.ask(&blocks[..18], domain_time()).encode();
-        let flood = flooded(&office, &attacker, asks, |office| {
-            let shared = office.read(1, &file)?;
-            file.expect_shared(shared)
-        })?;
+        let flood = flooded(&office, &attacker, asks, |office| office.read_from("peer", 1, &file))?;
         eprintln!("entitled asks: {flood:?}");
         ensure!(flood.sent > 20_000, "{} datagrams are no flood", flood.sent);
         ensure!(flood.answers > 0, "not one of the first asks was answered");
@@ -135,14 +132,14 @@ fn a_flood_of_garbage_is_ignored_and_reads_go_on() {
     scenario!(["nginx", "curl", "nft", "wanigan"], 3, WAN, |lab| {
         let office = Office::open(lab, Family::V4, 2)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         let mut forger = Forger::new(office.domain()?);
         let attacker = Attacker::new(lab.client(2), any(Family::V4))?;
         let flood = flooded(
             &office,
             &attacker,
             move || forger.noise::<1200>().to_vec(),
-            |office| file.expect_shared(office.read(1, &file)?),
+            |office| office.read_from("peer", 1, &file),
         )?;
         eprintln!("garbage: {flood:?}");
         ensure!(flood.answers == 0, "garbage was answered");
@@ -183,7 +180,7 @@ fn connections_that_say_nothing_do_not_keep_peers_out() {
     scenario!(["nginx", "curl", "nft", "wanigan"], 3, WAN, |lab| {
         let office = Office::open(lab, Family::V4, 2)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         let target = desk_address(Family::V4, 0);
         let idle: Vec<_> =
             (0..200).map(|_| lab.client(2).connect(target, LIMIT)).filter_map(Result::ok).collect();
@@ -204,10 +201,10 @@ fn an_answer_with_nothing_behind_it_costs_time_and_never_bytes() {
     scenario!(["nginx", "curl", "nft", "wanigan"], 3, WAN, |lab| {
         let office = Office::open(lab, Family::V4, 2)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         for (number, liar) in [Liar::WrongProofs, Liar::Refuses, Liar::Hangs].into_iter().enumerate() {
             let other = office.publish(2 + number as u64, LENGTH)?;
-            file.expect_cold(office.read(0, &other)?)?;
+            office.read_cold(0, &other)?;
             let (arrived, lies) = lied_to(lab, &office, &other, liar)?;
             eprintln!("{liar:?}: {lies} lies, {arrived:?}");
             ensure!(lies > 0, "{liar:?}: nobody was lied to");
@@ -224,7 +221,7 @@ fn asks_meet_silence(lab: &Lab, family: Family) -> Result<()> {
     let hosts = Office::open(lab, family, 1)?;
     let (office, target) = (hosts, desk_address(family, 0));
     let file = office.publish(1, LENGTH)?;
-    file.expect_cold(office.read(0, &file)?)?;
+    office.read_cold(0, &file)?;
     let (mut forger, blocks) = (Forger::new(office.domain()?), names(&office, &file)?);
     let attacker = Attacker::new(lab.client(1), any(family))?;
     is_answered(&attacker, &mut forger, &blocks, target)?;
