@@ -107,7 +107,7 @@ fn struck_in_mid_transfer(lab: &Lab, family: Family, strike: Strike) -> Result<(
     let arrived = reading.finish()?;
     eprintln!("struck at {at} of {in_all} bytes, {from_peer} from the peer: {arrived:?}");
     ensure!(arrived.digest == file.digest, "the read brought something else");
-    ensure!(from_peer > in_all / 10, "only {from_peer} bytes had come from the peer");
+    ensure!(from_peer > in_all / 10, "{from_peer} bytes had come from the peer\n{}", office.figures());
     ensure!(at < in_all * 3 / 4, "the transfer was as good as over when the peer was struck");
     ensure!(arrived.longest_gap <= STALL, "the read stalled for {:?}", arrived.longest_gap);
     let direct = office.edge(1).metric("wanigan_flows_direct_total", "")?;
