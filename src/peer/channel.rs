@@ -7,7 +7,6 @@
 //! It knows no frame. What can go wrong: the socket breaks, or the other side breaks TLS or is not who it should be.
 
 use std::io::{self, BufRead, IoSlice, Read, Write};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,14 +125,6 @@ impl Channel {
     pub(super) fn identity(&self) -> Result<PeerIdentity, ChannelError> {
         let certificate = self.tls.peer_certificates().and_then(|chain| chain.first());
         Ok(peer_identity(certificate.ok_or(PeerIdentityError::Malformed)?)?)
-    }
-
-    /// Returns where the other side is.
-    ///
-    /// # Errors
-    /// When the connection is gone.
-    pub(super) fn address(&self) -> io::Result<SocketAddr> {
-        self.tcp.peer_addr()
     }
 
     /// Encrypts bytes that stand in two places as one run of records. They go with [`Channel::flush`].
