@@ -116,8 +116,8 @@ pub trait Holdings: Send + Sync + 'static {
 pub enum Event {
     /// A peer has blocks.
     Answer(Answer),
-    /// These blocks were not asked for after all, since a limit was reached or no core told their domain's time: there
-    /// is nothing to wait for.
+    /// These blocks were not asked for after all, since there is no network to ask, a limit was reached or no core told
+    /// their domain's time: there is nothing to wait for.
     NotAsked(Vec<Reference>),
 }
 
@@ -328,6 +328,10 @@ impl Task {
     }
 
     fn ask(&mut self, question: Question) {
+        if self.destinations.is_empty() {
+            tracing::debug!("peers are not asked: no interface, no listed peer");
+            return self.tell(Event::NotAsked(question.references));
+        }
         let asked = self.state.ask(question.references, question.round_trip, Instant::now());
         self.metrics.peers.asked_blocks.inc_by(asked.blocks as u64);
         if asked.blocks > 0 {
@@ -447,3 +451,5 @@ fn canonical(mut address: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;

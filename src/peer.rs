@@ -49,7 +49,7 @@ mod waiting;
 
 use self::book::{Book, Ledger};
 use self::connection::{Connection, ConnectionSettings, Slot, Unanswered, Wanted};
-use self::requests::Answer;
+use self::requests::{Answer, Patience};
 use crate::addr::{NodeId, ServerAddr};
 use crate::block::{Block, BlockHash, KeyId, Reference, Tag};
 use crate::drain::Drain;
@@ -110,6 +110,8 @@ pub struct PeersSettings {
     pub dial: Dial,
     /// Connections to one peer at most; more than one are made only while many requests are open.
     pub connections_a_peer: usize,
+    /// How long a peer is given.
+    pub patience: Patience,
     /// Where to count.
     pub metrics: Metrics,
 }
@@ -307,6 +309,7 @@ impl Peers {
             address,
             tls: self.0.settings.tls.dialling(peer),
             dial: self.0.settings.dial.clone(),
+            patience: self.0.settings.patience,
             greet: Box::new(move |identity| {
                 let ledger = peers.meet(identity, address);
                 *counting.lock().unwrap_or_else(PoisonError::into_inner) = Some(ledger);

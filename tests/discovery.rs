@@ -2,6 +2,8 @@
 //!
 //! Without root the tests are skipped, visibly.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test and its helpers fail")]
+
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};

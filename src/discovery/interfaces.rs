@@ -29,7 +29,6 @@ pub struct Interface {
 
 /// What an interface can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "the kernel's flags, one for one")]
 pub struct Kind {
     /// It is switched on.
     pub up: bool,

@@ -261,3 +261,6 @@ fn send(reply: Reply) -> Output {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod model;

@@ -67,13 +67,17 @@ async fn strangers_and_nodes_that_share_nothing_meet_silence() {
 }
 
 #[tokio::test]
-async fn blocks_of_an_expired_key_are_handed_back() {
+async fn blocks_that_are_not_asked_for_are_handed_back() {
     let ip = IpAddr::from([127, 0, 0, 1]);
     let mut one = Node::start(1, ip, &[(ip, 1)], true);
     one.discovery.expire(references()[0].key);
     assert!(one.discovery.ask(references(), ROUND_TRIP).is_some());
     let event = timeout(LONG, one.events.recv()).await.unwrap();
     assert_eq!(event, Some(Event::NotAsked(references())));
+    let mut alone = Node::start(2, ip, &[], true);
+    assert!(alone.discovery.ask(references(), ROUND_TRIP).is_some());
+    let event = timeout(LONG, alone.events.recv()).await.unwrap();
+    assert_eq!(event, Some(Event::NotAsked(references())), "there is nobody to ask");
 }
 
 #[tokio::test]

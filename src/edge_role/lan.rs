@@ -18,6 +18,7 @@ use crate::discovery::{self, Discovery, DiscoveryError, DiscoverySettings, Findi
 use crate::drain::Drain;
 use crate::fetch::{Lan, Soon};
 use crate::metrics::Metrics;
+use crate::peer::requests::Patience;
 use crate::peer::{self, Lookup, Peers, PeersSettings, Serving, ServingSettings, Waiting, marked_dial};
 use crate::pki::{DomainClock, NodeIdentity};
 use crate::store::Store;
@@ -70,6 +71,7 @@ impl Neighbourhood {
                 tls: identity.peer_client_tls(clock.clone()),
                 dial: marked_dial(),
                 connections_a_peer: CONNECTIONS_A_PEER,
+                patience: Patience::default(),
                 metrics: metrics.clone(),
             },
             drain.clone(),

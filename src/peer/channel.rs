@@ -7,7 +7,6 @@
 //! It knows no frame. What can go wrong: the socket breaks, or the other side breaks TLS or is not who it should be.
 
 use std::io::{self, BufRead, IoSlice, Read, Write};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,14 +127,6 @@ impl Channel {
         Ok(peer_identity(certificate.ok_or(PeerIdentityError::Malformed)?)?)
     }
 
-    /// Returns where the other side is.
-    ///
-    /// # Errors
-    /// When the connection is gone.
-    pub(super) fn address(&self) -> io::Result<SocketAddr> {
-        self.tcp.peer_addr()
-    }
-
     /// Encrypts bytes that stand in two places as one run of records. They go with [`Channel::flush`].
     ///
     /// The ciphertext is held until then: whoever sends much waits for [`Channel::is_flushed`] in between.
@@ -176,11 +167,15 @@ impl Channel {
         Ok(())
     }
 
-    /// Waits until the socket has bytes, if they are `wanted`, or takes some, if there are any to write.
+    /// Waits until there are bytes to receive, if they are `wanted`, or the socket takes some, if there are any to write.
     ///
     /// # Errors
     /// The socket's.
     pub(super) async fn ready(&self, wanted: bool) -> io::Result<Ready> {
+        if wanted && !self.tls.wants_read() {
+            // They are here already, read together with the end of the handshake.
+            return Ok(Ready::READABLE);
+        }
         match (wanted, self.tls.wants_write()) {
             (true, true) => self.tcp.ready(Interest::READABLE | Interest::WRITABLE).await,
             (true, false) => self.tcp.ready(Interest::READABLE).await,
@@ -198,6 +193,7 @@ impl Channel {
         reads: usize,
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.hand_over(&mut take)?;
         for _ in 0..reads {
             match self.tls.read_tls(&mut Now(&self.tcp)) {
                 Ok(0) => return Err(ChannelError::Closed.into()),
@@ -206,21 +202,29 @@ impl Channel {
                 Err(error) => return Err(ChannelError::from(error).into()),
             }
             self.tls.process_new_packets().map_err(ChannelError::from)?;
-            let mut reader = self.tls.reader();
-            loop {
-                match reader.fill_buf() {
-                    Ok([]) => return Err(ChannelError::Closed.into()),
-                    Ok(bytes) => {
-                        let len = bytes.len();
-                        take(bytes)?;
-                        reader.consume(len);
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(ChannelError::from(error).into()),
-                }
-            }
+            self.hand_over(&mut take)?;
         }
         Ok(())
+    }
+
+    /// Hands over what is decrypted.
+    fn hand_over<E: From<ChannelError>>(
+        &mut self,
+        take: &mut impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut reader = self.tls.reader();
+        loop {
+            match reader.fill_buf() {
+                Ok([]) => return Err(ChannelError::Closed.into()),
+                Ok(bytes) => {
+                    let len = bytes.len();
+                    take(bytes)?;
+                    reader.consume(len);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(ChannelError::from(error).into()),
+            }
+        }
     }
 }
 

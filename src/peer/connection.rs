@@ -18,7 +18,7 @@ use wanigan_parsers::peer::{Frame, FrameError, FrameReader};
 
 use super::Dial;
 use super::channel::{Channel, ChannelError};
-use super::requests::{Answer, Failed, Requests};
+use super::requests::{Answer, Failed, Patience, Requests};
 use super::serving::REQUESTS_MAX;
 use crate::block::{BlockHash, KeyId, Tag};
 use crate::pki::PeerIdentity;
@@ -85,6 +85,8 @@ pub(super) struct ConnectionSettings {
     pub(super) tls: Arc<ClientConfig>,
     /// Makes the TCP connection.
     pub(super) dial: Dial,
+    /// How long it is given.
+    pub(super) patience: Patience,
     /// Hears who the peer is once the connection stands.
     pub(super) greet: Box<dyn FnOnce(PeerIdentity) + Send>,
 }
@@ -174,7 +176,7 @@ async fn run(
     close: CancellationToken,
 ) -> Unanswered {
     let address = settings.address;
-    let mut requests = Requests::new(Instant::now());
+    let mut requests = Requests::new(settings.patience, Instant::now());
     let ended = close.run_until_cancelled(carry(settings, &mut commands, &mut requests)).await;
     let reason = match &ended {
         Some(error) => {
@@ -207,7 +209,7 @@ impl Reply {
 enum Ended {
     #[error("dial")]
     Dial(#[source] std::io::Error),
-    #[error("no handshake in {HANDSHAKE_DEADLINE:?}")]
+    #[error("no handshake in time")]
     HandshakeLate,
     #[error("refused")]
     Refused(#[source] ChannelError),
@@ -269,9 +271,9 @@ async fn carry(
 }
 
 async fn open(settings: ConnectionSettings) -> Result<(Channel, Exporter), Ended> {
-    let ConnectionSettings { address, tls, dial, greet } = settings;
-    let tcp = dial(address, DIAL_DEADLINE).await.map_err(Ended::Dial)?;
-    let channel = timeout(HANDSHAKE_DEADLINE, Channel::connect(tcp, tls))
+    let ConnectionSettings { address, tls, dial, patience, greet } = settings;
+    let tcp = dial(address, patience.dial).await.map_err(Ended::Dial)?;
+    let channel = timeout(patience.handshake, Channel::connect(tcp, tls))
         .await
         .map_err(|_| Ended::HandshakeLate)?
         .map_err(Ended::at_first)?;
@@ -382,6 +384,8 @@ impl Conversation<'_> {
         if self.requests.is_empty() {
             return if now >= self.used + IDLE { Err(Ended::Idle) } else { Ok(()) };
         }
+        // This node may be the one that is slow: what has come by now is read before the peer is called silent.
+        self.read()?;
         // What is overdue is taken back; its asker finds that nobody will answer.
         for (request, reply) in self.requests.handle_timeout(now)? {
             Frame::<&[u8]>::Cancel { request }.encode_head(&mut self.out);
@@ -393,12 +397,6 @@ impl Conversation<'_> {
 
 /// Reads from the socket before other business is looked after: some 1 MiB.
 const READS_AT_ONCE: usize = 64;
-
-/// How long a peer may take to accept the TCP connection.
-const DIAL_DEADLINE: Duration = Duration::from_millis(500);
-
-/// How long it may take for the handshake.
-const HANDSHAKE_DEADLINE: Duration = Duration::from_millis(500);
 
 /// How long a connection is kept that is not used: less than its other side does, so that no request meets its end.
 const IDLE: Duration = Duration::from_secs(30);

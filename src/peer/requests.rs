@@ -5,8 +5,23 @@ use std::time::{Duration, Instant};
 
 use wanigan_parsers::peer::Frame;
 
-/// How long a peer may be silent while it owes answers: after that the connection is given up.
-pub const SILENCE: Duration = Duration::from_millis(500);
+/// How long a peer is given. On a LAN an answer takes a millisecond, and somebody waits for the block.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// To accept the TCP connection.
+    pub dial: Duration,
+    /// For the handshake.
+    pub handshake: Duration,
+    /// To be silent while it owes answers; after that the connection is given up.
+    pub silence: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let each = Duration::from_millis(500);
+        Self { dial: each, handshake: each, silence: each }
+    }
+}
 
 /// How long an answer may take beyond the wait that was asked for, however alive the peer is.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -28,7 +43,7 @@ pub enum Answer {
 /// The peer is to be dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Failed {
-    /// Nothing came for [`SILENCE`] while answers were owed.
+    /// Nothing came for [`Patience::silence`] while answers were owed.
     #[error("the peer fell silent")]
     Silent,
     /// A frame that only a requester sends.
@@ -40,6 +55,7 @@ pub enum Failed {
 #[derive(Debug)]
 pub struct Requests<R> {
     open: HashMap<u32, Open<R>>,
+    silence: Duration,
     /// When something came, or the first open request was made, last.
     heard: Instant,
     /// When the last look was had.
@@ -55,8 +71,8 @@ struct Open<R> {
 impl<R> Requests<R> {
     /// Begins without requests.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
-        Self { open: HashMap::new(), heard: now, looked: now }
+    pub fn new(patience: Patience, now: Instant) -> Self {
+        Self { open: HashMap::new(), silence: patience.silence, heard: now, looked: now }
     }
 
     /// Notes a request that the peer may take `wait` to answer.
@@ -101,7 +117,7 @@ impl<R> Requests<R> {
             return Ok(Vec::new());
         }
         self.looked = now;
-        if now >= self.heard + SILENCE {
+        if now >= self.heard + self.silence {
             return Err(Failed::Silent);
         }
         let overdue: Vec<u32> =
@@ -132,12 +148,13 @@ impl<R> Requests<R> {
 mod tests {
     use super::*;
 
+    const SILENCE: Duration = Duration::from_millis(500);
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
     fn answers_go_to_who_asked_and_to_nobody_else() {
         let now = Instant::now();
-        let mut requests = Requests::new(now);
+        let mut requests = Requests::new(Patience::default(), now);
         for request in 0..4 {
             requests.begin(request, request, Duration::ZERO, now);
         }
@@ -155,7 +172,7 @@ mod tests {
     #[test]
     fn a_peer_that_owes_answers_and_falls_silent_is_given_up_and_an_idle_one_is_not() {
         let start = Instant::now();
-        let mut requests = Requests::new(start);
+        let mut requests = Requests::new(Patience::default(), start);
         let later = start + Duration::from_secs(60);
         assert_eq!(requests.handle_timeout(later), Ok(vec![]), "nothing is owed");
         requests.begin(1, 1, Duration::from_secs(5), later);
@@ -173,7 +190,7 @@ mod tests {
     #[test]
     fn a_peer_that_only_says_that_it_lives_is_not_waited_for_for_ever() {
         let start = Instant::now();
-        let mut requests = Requests::new(start);
+        let mut requests = Requests::new(Patience::default(), start);
         requests.begin(1, 1, Duration::from_secs(2), start);
         requests.begin(2, 2, Duration::from_secs(20), start);
         let due = start + Duration::from_secs(2) + ANSWER_WITHIN;

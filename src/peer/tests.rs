@@ -17,6 +17,13 @@ use crate::proof;
 
 const NO_WAIT: Duration = Duration::ZERO;
 
+/// Enough for a busy machine, where it is not the patience that is tested.
+const PATIENT: Patience = Patience {
+    dial: Duration::from_secs(10),
+    handshake: Duration::from_secs(10),
+    silence: Duration::from_secs(5),
+};
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocks_come_over_one_connection_verified_and_counted_on_both_sides() {
     let net = Net::new();
@@ -111,20 +118,21 @@ async fn who_has_no_proof_for_this_very_connection_gets_the_same_nothing_as_who_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_block_that_arrives_while_it_is_waited_for_is_sent_at_once() {
     let net = Net::new();
-    let (has, asks) = (net.serve("b", 0..0, None).await, net.peers("a"));
+    let patience = Patience { silence: Duration::from_secs(1), ..PATIENT };
+    let (has, asks) = (net.serve("b", 0..0, None).await, net.peers_with("a", Roles::EDGE, patience));
     let wanted = block(3);
     let (peers, id, address, reference) = (asks.peers.clone(), has.id, has.address, *wanted.reference());
     let asked =
         tokio::spawn(async move { peers.get(id, address, &reference, Duration::from_secs(15)).await });
     has.until_waiting(1).await;
     // Longer than the silence after which a peer would be given up.
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert!(!asked.is_finished());
     let arrived = Instant::now();
     has.waiting.handle_block(&block(4));
     has.waiting.handle_block(&wanted);
     assert_eq!(asked.await.unwrap().unwrap().bytes(), wanted.bytes());
-    assert!(arrived.elapsed() < Duration::from_millis(500));
+    assert!(arrived.elapsed() < Duration::from_secs(1));
     assert!(has.waiting.is_empty());
 }
 
@@ -135,7 +143,7 @@ async fn a_wait_ends_when_it_is_over_and_when_nobody_wants_the_block_any_longer(
     let began = Instant::now();
     let got = has.ask(&asks.peers, &block(1), Duration::from_millis(700)).await;
     assert_eq!(got.unwrap_err(), GetError::Gone);
-    assert!((700..1_400).contains(&began.elapsed().as_millis()));
+    assert!((700..2_000).contains(&began.elapsed().as_millis()));
     assert!(has.waiting.is_empty());
     let wanted = block(1);
     let asking = has.ask(&asks.peers, &wanted, Duration::from_secs(15));
@@ -150,21 +158,22 @@ async fn a_peer_that_dies_in_the_middle_of_a_block_is_lost_at_once() {
     let began = Instant::now();
     let got = asks.peers.get(fake.id, fake.address, block(0).reference(), NO_WAIT).await;
     assert_eq!(got.unwrap_err(), GetError::Lost);
-    assert!(began.elapsed() < Duration::from_millis(400), "{:?}", began.elapsed());
+    assert!(began.elapsed() < PATIENT.silence / 2, "{:?}", began.elapsed());
     assert_eq!(asks.peers.report()[0].lost, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_falls_silent_in_the_middle_of_a_block_is_lost_after_half_a_second() {
     let net = Net::new();
-    let (asks, fake) = (net.peers("a"), net.fake("b", Fake::HangsHalfway).await);
+    let patience = Patience { silence: Duration::from_millis(500), ..PATIENT };
+    let (asks, fake) = (net.peers_with("a", Roles::EDGE, patience), net.fake("b", Fake::HangsHalfway).await);
     let began = Instant::now();
     let (one, two) = (block(0), block(1));
     let one = asks.peers.get(fake.id, fake.address, one.reference(), NO_WAIT);
     let two = asks.peers.get(fake.id, fake.address, two.reference(), Duration::from_secs(10));
     let (one, two) = tokio::join!(one, two);
     assert_eq!((one.unwrap_err(), two.unwrap_err()), (GetError::Lost, GetError::Lost));
-    assert!((500..1_200).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!((500..1_500).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,12 +190,7 @@ async fn a_peer_that_lies_is_shunned_with_all_its_connections_and_counted() {
     assert_eq!(asks.count("wanigan_wrong_blocks_total", ""), 1);
     assert_eq!(liar.ask(&asks.peers, &block(1), NO_WAIT).await.unwrap_err(), GetError::Refused);
     // Nothing is left of the connection on either side.
-    let gone = async {
-        while liar.count("wanigan_peer_connections", "") > 0 || asks.peers.report()[0].connected {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(Duration::from_secs(2), gone).await.unwrap();
+    until(|| liar.count("wanigan_peer_connections", "") == 0 && !asks.peers.report()[0].connected).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -197,10 +201,10 @@ async fn strangers_and_other_nodes_than_the_expected_are_refused() {
     let stranger = theirs.peers("a");
     assert_eq!(has.ask(&stranger.peers, &block(0), NO_WAIT).await.unwrap_err(), GetError::Refused);
     // One that accepts it is refused by it: a core's certificate of the same authority, for one.
-    let core = ours.peers_with("hq", Roles::CORE);
+    let core = ours.peers_with("hq", Roles::CORE, PATIENT);
     assert_eq!(has.ask(&core.peers, &block(0), NO_WAIT).await.unwrap_err(), GetError::Refused);
-    assert_eq!(has.count("wanigan_peer_refusals_total", "not_an_edge"), 1);
-    assert_eq!(has.count("wanigan_peer_refusals_total", "handshake"), 1);
+    until(|| has.count("wanigan_peer_refusals_total", "not_an_edge") == 1).await;
+    until(|| has.count("wanigan_peer_refusals_total", "handshake") == 1).await;
     // It is not asked again for a while.
     assert_eq!(has.ask(&core.peers, &block(0), NO_WAIT).await.unwrap_err(), GetError::Refused);
     assert_eq!(has.count("wanigan_peer_refusals_total", "not_an_edge"), 1);
@@ -214,7 +218,7 @@ async fn strangers_and_other_nodes_than_the_expected_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_cannot_be_reached_is_lost_and_is_not_tried_again_at_once() {
     let net = Net::new();
-    let asks = net.peers("a");
+    let asks = net.peers_with("a", Roles::EDGE, Patience::default());
     let closed = TcpListener::bind(any()).await.unwrap().local_addr().unwrap();
     let wanted = block(0);
     let ask = || asks.peers.get(asks.id, closed, wanted.reference(), NO_WAIT);
@@ -227,7 +231,7 @@ async fn a_peer_that_cannot_be_reached_is_lost_and_is_not_tried_again_at_once() 
     tokio::time::sleep(Duration::from_secs(1)).await;
     let began = Instant::now();
     assert_eq!(ask().await.unwrap_err(), GetError::Lost);
-    assert!((400..1_200).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!((400..1_500).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -265,13 +269,13 @@ async fn a_peer_that_breaks_the_protocol_is_disconnected() {
         let mut raw = net.raw(&format!("a{count}"), &has).await;
         raw.send(frame).await;
         assert!(raw.ends().await);
-        assert_eq!(has.count("wanigan_peer_refusals_total", "malformed"), count as u64 + 1);
+        until(|| has.count("wanigan_peer_refusals_total", "malformed") == count as u64 + 1).await;
     }
     let mut raw = net.raw("c", &has).await;
     raw.channel.send(&[0x01, 0xff, 0xff, 0xff, 0xff], &[]).unwrap();
     raw.channel.flush().unwrap();
     assert!(raw.ends().await);
-    assert_eq!(has.count("wanigan_peer_refusals_total", "malformed"), 3);
+    until(|| has.count("wanigan_peer_refusals_total", "malformed") == 3).await;
 }
 
 #[tokio::test]
@@ -281,7 +285,7 @@ async fn no_more_connections_are_served_than_are_set() {
     let (mut one, _two) = (net.raw("a", &has).await, net.raw("c", &has).await);
     let mut three = net.raw("d", &has).await;
     assert!(three.ends().await);
-    assert_eq!(has.count("wanigan_peer_refusals_total", "busy"), 1);
+    until(|| has.count("wanigan_peer_refusals_total", "busy") == 1).await;
     let proof = one.proof(&block(0));
     one.get(1, &block(0), NO_WAIT, proof).await;
     assert!(matches!(one.next().await, Frame::Block { .. }));
@@ -336,13 +340,13 @@ impl Net {
     }
 
     fn peers(&self, name: &str) -> Asks {
-        self.peers_with(name, Roles::EDGE)
+        self.peers_with(name, Roles::EDGE, PATIENT)
     }
 
-    fn peers_with(&self, name: &str, roles: Roles) -> Asks {
+    fn peers_with(&self, name: &str, roles: Roles, patience: Patience) -> Asks {
         let identity = self.identity(name, roles);
         let metrics = Metrics::new();
-        let (peers, drain) = peers(&identity, &metrics);
+        let (peers, drain) = peers(&identity, &metrics, patience);
         Asks { id: identity.identity().id, peers, metrics, drain }
     }
 
@@ -386,7 +390,7 @@ impl Net {
     ) -> Has {
         let identity = self.identity(name, Roles::EDGE);
         let (metrics, waiting) = (Metrics::new(), Waiting::new());
-        let (peers, drain) = peers(&identity, &metrics);
+        let (peers, drain) = peers(&identity, &metrics, PATIENT);
         let serving = Serving::bind(listen).unwrap();
         let address = serving.local_addr().unwrap();
         let settings = ServingSettings {
@@ -459,12 +463,7 @@ impl Has {
     }
 
     async fn until_waiting(&self, count: usize) {
-        let reached = async {
-            while self.waiting.len() != count {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        timeout(Duration::from_secs(5), reached).await.expect("so many wait");
+        until(|| self.waiting.len() == count).await;
     }
 }
 
@@ -588,12 +587,23 @@ impl Blocks for Liar {
     }
 }
 
-fn peers(identity: &NodeIdentity, metrics: &Metrics) -> (Peers, Drain) {
+/// Waits for what is to become true soon.
+async fn until(condition: impl Fn() -> bool) {
+    let reached = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), reached).await.expect("it becomes true");
+}
+
+fn peers(identity: &NodeIdentity, metrics: &Metrics, patience: Patience) -> (Peers, Drain) {
     let drain = Drain::new();
     let settings = PeersSettings {
         tls: identity.peer_client_tls(system()),
         dial: marked_dial(),
         connections_a_peer: 4,
+        patience,
         metrics: metrics.clone(),
     };
     (Peers::new(settings, drain.clone()), drain)

@@ -96,18 +96,18 @@ fn who_knows_the_tag_alone_gets_no_answer() {
 #[test]
 fn a_proof_does_not_pass_for_another_requester_time_nonce_or_block() {
     let blocks = references(1, 2);
-    let change: [(&str, fn(&mut Ask)); 5] = [
-        ("requester", |ask| ask.requester = id(7)),
-        ("time", |ask| ask.time_ms += 1),
-        ("nonce", |ask| ask.nonce[0] ^= 1),
-        ("order", |ask| {
+    let change: [Change<Ask, ()>; 5] = [
+        ("requester", (), |ask| ask.requester = id(7)),
+        ("time", (), |ask| ask.time_ms += 1),
+        ("nonce", (), |ask| ask.nonce[0] ^= 1),
+        ("order", (), |ask| {
             let first = ask.blocks[0].proof;
             ask.blocks[0].proof = ask.blocks[1].proof;
             ask.blocks[1].proof = first;
         }),
-        ("bit", |ask| ask.blocks.iter_mut().for_each(|block| block.proof[31] ^= 0x80)),
+        ("bit", (), |ask| ask.blocks.iter_mut().for_each(|block| block.proof[31] ^= 0x80)),
     ];
-    for (what, change) in change {
+    for (what, (), change) in change {
         let mut lan = Lan::new(2);
         lan.nodes[1].holds.extend(blocks.iter().map(|block| (*block, false)));
         let mut ask = ask_of(&lan.ask_bytes(0, &blocks));
@@ -343,7 +343,7 @@ fn answers_with_wrong_proofs_or_to_nothing_asked_are_dropped() {
     lan.nodes[1].state.handle_datagram(address(0), Origin::OnLink, &bytes, lan.now);
     lan.look_up(1);
     let have = lan.have_of(1);
-    let change: [(&str, DiscoveryRefusal, fn(&mut Have)); 6] = [
+    let change: [Change<Have, DiscoveryRefusal>; 6] = [
         ("nonce of the ask", DiscoveryRefusal::Unexpected, |have| have.ask_nonce[0] ^= 1),
         ("nonce", DiscoveryRefusal::WrongProof, |have| have.nonce[0] ^= 1),
         ("responder", DiscoveryRefusal::WrongProof, |have| have.responder = id(9)),
@@ -524,6 +524,9 @@ proptest! {
     }
 }
 
+/// What is changed in a datagram, what comes of it, and how.
+type Change<Datagram, Expected> = (&'static str, Expected, fn(&mut Datagram));
+
 /// Nodes on one network, without delay.
 struct Lan {
     nodes: Vec<Node>,
@@ -667,7 +670,7 @@ impl Lan {
     }
 }
 
-fn state(number: usize, share: bool) -> State {
+pub(super) fn state(number: usize, share: bool) -> State {
     let settings = StateSettings { id: id(number), share, transfer_port: transfer(number).port() };
     let mut drawn = 0_u64;
     let random = move || {
@@ -679,11 +682,11 @@ fn state(number: usize, share: bool) -> State {
     State::new(settings, Box::new(random))
 }
 
-fn id(number: usize) -> NodeId {
+pub(super) fn id(number: usize) -> NodeId {
     NodeId([u8::try_from(number).unwrap(); 32])
 }
 
-fn address(number: usize) -> SocketAddr {
+pub(super) fn address(number: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, u8::try_from(number).unwrap()], 7_747))
 }
 
@@ -693,7 +696,7 @@ fn transfer(number: usize) -> SocketAddr {
     address
 }
 
-fn references(secret: u8, count: usize) -> Vec<Reference> {
+pub(super) fn references(secret: u8, count: usize) -> Vec<Reference> {
     let secret = ServerSecret::new([secret; 32]);
     (0..count).map(|number| *secret.mint(Bytes::from(format!("block {number}"))).reference()).collect()
 }
