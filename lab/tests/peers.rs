@@ -257,6 +257,16 @@ fn eight_at_once(lab: &Lab, family: Family) -> Result<()> {
     let crossed = office.read_at_once(&hosts, &file)?;
     let copies = crossed as f64 / file.bytes() as f64;
     eprintln!("eight edges over {family:?}: {copies:.3} copies over the WAN");
+    for source in ["store", "peer", "referral", "core", "fetch"] {
+        let bytes: u64 = (0..8).map(|edge| office.bytes_from(edge, source)).sum::<Result<u64>>()?;
+        eprintln!("  {:.3} copies from {source}", bytes as f64 / file.bytes() as f64);
+    }
+    for outcome in ["block", "gone", "busy", "lost", "wrong", "late"] {
+        let label = format!("outcome=\"{outcome}\"");
+        let gets = |edge| office.edge(edge).metric("wanigan_peer_gets_total", &label);
+        let gets: u64 = (0..8).map(gets).sum::<Result<u64>>()?;
+        eprintln!("  {gets} gets: {outcome}");
+    }
     ensure!((1.0..=1.3).contains(&copies), "{copies:.3} copies crossed the WAN");
     office.expect_nothing_went_direct()?;
     let captured = capture.stop()?;
