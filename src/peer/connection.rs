@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -307,6 +308,9 @@ impl Conversation<'_> {
                 // While the socket is full, requests stay where they are.
                 command = commands.recv(), if self.channel.is_flushed() => {
                     let Some(command) = command else { return Err(Ended::Idle) };
+                    // Whoever else is about to ask comes first: many requests then cost one write, and where nobody
+                    // is, this costs nothing.
+                    yield_now().await;
                     self.handle_commands(command, commands)?;
                 }
                 ready = self.channel.ready(true) => {
