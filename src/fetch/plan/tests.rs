@@ -133,6 +133,22 @@ fn a_referral_is_followed_once_and_then_the_core_gives_the_bytes() {
 }
 
 #[test]
+fn an_edge_that_was_tried_on_a_guess_is_tried_again_when_the_core_names_it_and_once_only() {
+    let mut plan = plan();
+    let now = Instant::now();
+    let entry = got_from_peer(&mut plan, 9, now);
+    plan.handle_got(entry, node(9), Err(GetOutcome::Gone), now);
+    plan.handle_timeout(now + MS * 20);
+    actions(&mut plan);
+    plan.handle_core(FlowKey(1), 0, CoreAnswer::Refer(referral(9, 0)), now);
+    let entry = get(&actions(&mut plan), 9);
+    plan.handle_got(entry, node(9), Err(GetOutcome::Gone), now);
+    assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { refer: false, .. }]));
+    plan.handle_core(FlowKey(1), 0, CoreAnswer::Refer(referral(9, 0)), now);
+    assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { refer: false, .. }]), "a core that insists");
+}
+
+#[test]
 fn a_block_on_its_way_is_waited_for_while_the_core_says_so_and_not_for_ever() {
     let mut plan = plan();
     let now = Instant::now();
