@@ -180,8 +180,11 @@ impl<'a> Office<'a> {
         let mut shown = String::new();
         for (number, edge) in self.branch.edges.iter().enumerate() {
             let text = edge.admin("/metrics").unwrap_or_else(|error| format!("wanigan_peer {error:#}"));
-            let told =
-                |line: &&str| FIGURES.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0");
+            let told = |line: &&str| {
+                FIGURES.iter().any(|name| line.starts_with(name))
+                    && !line.contains("_bucket{")
+                    && !line.ends_with(" 0")
+            };
             for line in text.lines().filter(told) {
                 // Writing to a String cannot fail.
                 let _ = writeln!(shown, "edge {number}: {line}");
