@@ -8,7 +8,8 @@
 //! cargo bench --bench peer_transfer
 //! ```
 //!
-//! It needs `nginx` and `curl`; without them only the first half is measured.
+//! It needs `nginx` and `curl`; without nginx only the first half is measured. `CONNECTIONS=1` in the environment makes
+//! it one connection where it would be four.
 
 use std::collections::HashMap;
 use std::error::Error;

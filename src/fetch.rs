@@ -154,16 +154,12 @@ impl Blocks {
 
     /// Keeps a block that came, for this node's flows and for peers.
     pub fn keep(&self, block: Block) {
-        if let Some(fetcher) = &self.fetcher {
-            if let Some(lan) = &fetcher.lan {
-                lan.waiting.handle_block(&block);
-            }
-            if fetcher.wanted.load(Ordering::Relaxed) > 0 {
-                // Without room for the news it is found in the store a little later.
-                let _ = fetcher.inbox.try_send(Event::Arrived(block.clone()));
-            }
+        let fetcher = self.fetcher.as_ref();
+        keep(&self.store, fetcher.and_then(|fetcher| fetcher.lan.as_ref()), block.clone());
+        if let Some(fetcher) = fetcher.filter(|fetcher| fetcher.wanted.load(Ordering::Relaxed) > 0) {
+            // Without room for the news it is found in the store a little later.
+            let _ = fetcher.inbox.try_send(Event::Arrived(block));
         }
-        self.store.put(block);
     }
 
     /// Prepares a flow to fetch.
@@ -173,6 +169,14 @@ impl Blocks {
         let next = |fetcher: &Fetcher| fetcher.next_flow.fetch_add(1, Ordering::Relaxed);
         let key = FlowKey(self.fetcher.as_ref().map_or(0, next));
         FlowFetches { fetcher: self.fetcher.clone(), key, link, flow, sender, fetched, used: false }
+    }
+}
+
+/// Keeps a block, and only then tells who waits: a request that begins to wait meanwhile finds it in the store.
+fn keep(store: &Store, lan: Option<&Lan>, block: Block) {
+    store.put(block.clone());
+    if let Some(lan) = lan {
+        lan.waiting.handle_block(&block);
     }
 }
 
@@ -348,10 +352,7 @@ impl Owner {
             }
             Action::Fetch { flow, refer, wanted } => self.fetch(flow, refer, wanted),
             Action::Keep(block) => {
-                if let Some(lan) = &self.lan {
-                    lan.waiting.handle_block(&block);
-                }
-                self.store.put(block);
+                keep(&self.store, self.lan.as_ref(), block);
             }
             Action::Deliver { flow, number, block } => {
                 if let Some(port) = self.flows.get(&flow) {

@@ -300,6 +300,8 @@ impl Follower {
     /// Asks the core for the new names of all blocks that are known by their older ones alone, a few at a time.
     async fn renew(&self, link: &Link, older: KeyId, current: KeyId) {
         let (mut from, mut renewed) = (None, 0);
+        // What waits to be written is not walked over.
+        self.store.flush().await;
         loop {
             let (blocks, next) = self.store.references(older, Some(current), from, REKEY_BLOCKS_MAX).await;
             if !blocks.is_empty() {

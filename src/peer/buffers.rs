@@ -63,7 +63,8 @@ mod tests {
         assert!(buffers.take().is_none());
         assert_eq!(slice, [1; 10][..]);
         drop(slice);
-        assert_eq!(buffers.take().unwrap().as_ptr(), place);
+        let again = buffers.take().unwrap();
+        assert_eq!(again.as_ptr(), place);
         drop((0..=SPARE_MAX).map(|_| buffers.lend(vec![0; 10])).collect::<Vec<_>>());
         assert_eq!(std::iter::from_fn(|| buffers.take()).count(), SPARE_MAX);
     }
