@@ -1,9 +1,10 @@
 //! The demo: the main job on one machine, with figures. `wanigan demo`, or `make demo`.
 //!
 //! ```text
-//!  http_client ── edge ── wan::UdpWan ── core ── content_server
-//!  smbclient  ──/                            \── smbd (samba)
-//!  http_client ────────── wan::TcpWan ────────── content_server        the direct row
+//!  http_client ── edge 1 ── wan::UdpWan ── core ── content_server
+//!  smbclient  ──/   │     /                    \── smbd (samba)
+//!  http_client ── edge 2 ─
+//!  http_client ──────────── wan::TcpWan ────────── content_server        the direct row
 //! ```
 //!
 //! All of it stays on loopback, needs no root and no configuration, and is gone with its handles: tasks, the private
@@ -11,8 +12,11 @@
 //! clients hash what they got, and [`run`] fails when that is not the server's file; [`Fetched`] is what a row of the
 //! [`table`] is made of.
 //!
+//! Edge 2 never saw what edge 1 read, and has it from there.
+//!
 //! What can go wrong: Samba is not installed or does not start, which leaves its rows out and says so. A connection
-//! that an edge relayed past the WAN would look like a great saving, so it is a failure.
+//! that an edge relayed past the WAN would look like a great saving, so it is a failure; so is a read of edge 2 whose
+//! blocks did not come from edge 1.
 
 pub mod content_server;
 pub mod http_client;
@@ -71,7 +75,7 @@ pub enum Step {
     Cold,
     /// Through edge 1 by another client.
     Warm,
-    /// Through edge 2, which has never seen the file.
+    /// Through edge 2, which has never seen the file and has edge 1 for a peer.
     OtherEdge,
     /// Through edge 1 after a change of [`CHANGED_BYTES`] in place.
     Changed,
@@ -125,6 +129,14 @@ pub enum DemoError {
     /// An edge relayed a connection directly, so the WAN's figures say nothing.
     #[error("{0}: the edge relayed the connection past the core")]
     PastTheWan(String),
+    /// Edge 2 had most blocks over the WAN.
+    #[error("{step}: {bytes} bytes came from edge 1, which had them all")]
+    NotFromThePeer {
+        /// What was read.
+        step: String,
+        /// What edge 1 gave.
+        bytes: u64,
+    },
     /// A read did not end.
     #[error("{0}: not done after {READ_TIMEOUT:?}")]
     Stuck(String),
@@ -202,7 +214,8 @@ async fn read(
         None => (server.direct().address(), &|| server.direct().bytes()),
         Some(edge) => (nodes.address(edge, index), &|| nodes.wan().bytes()),
     };
-    let before = bytes();
+    let from_peers = || step.edge().map_or(0, |edge| nodes.peer_bytes(edge));
+    let (before, from_peers_before) = (bytes(), from_peers());
     let fetched = match timeout(READ_TIMEOUT, server.fetch(through)).await {
         Ok(Ok(fetched)) => fetched,
         Ok(Err(source)) => return Err(DemoError::Server { action, source }),
@@ -216,6 +229,10 @@ async fn read(
     }
     if nodes.direct_flows() > 0 {
         return Err(DemoError::PastTheWan(action));
+    }
+    let given = from_peers() - from_peers_before;
+    if step == Step::OtherEdge && given < fetched.bytes / 2 {
+        return Err(DemoError::NotFromThePeer { step: action, bytes: given });
     }
     Ok(Row { protocol, step, fetched, wan })
 }
@@ -239,7 +256,7 @@ impl fmt::Display for Step {
             Self::Direct => f.write_str("direct, without Wanigan"),
             Self::Cold => f.write_str("edge 1, first read (cold)"),
             Self::Warm => f.write_str("edge 1, another client (warm)"),
-            Self::OtherEdge => f.write_str("edge 2, first read (cold)"),
+            Self::OtherEdge => f.write_str("edge 2, first read (from edge 1)"),
             Self::Changed => write!(f, "edge 1, {CHANGED_BYTES} bytes changed"),
         }
     }
@@ -275,7 +292,7 @@ impl fmt::Display for Introduction {
             "A branch reads a file of {size} over a WAN of {rate} Mbit/s and {round_trip} ms round trip. Everything is\n\
              on loopback: real nodes and clients, and a relay for the WAN that delays and counts each packet.\n\n\
              \x20 client ── edge 1 ══╗\n\
-             \x20                   WAN ══ core ── web server, smbd\n\
+             \x20           LAN │    WAN ══ core ── web server, smbd\n\
              \x20 client ── edge 2 ══╝\n\n\
              The file is random bytes, so nothing is saved by compression. The SHA-256 of what each client got\n\
              is compared with the server's.\n"
@@ -286,8 +303,8 @@ impl fmt::Display for Introduction {
 const CLOSING: &str = "\
 Every client got the server's bytes. The share is what crossed the WAN, both ways and with all headers,
 of what the client got. Each read was answered by the server, so a changed file is never served stale.
-Edge 2 reads cold: in this version an edge knows what it carried itself; asking the neighbours on
-its LAN comes with a later release.
+Edge 2 had never seen the files: the core named the blocks, and edge 1 gave them to a neighbour that
+proved to know their hashes. It was told edge 1's address, for want of broadcast on loopback.
 
 Next: README.md has what is saved and what is not; docs/configuration.md and packaging/wanigan.toml
 have the configuration of a node, which `wanigan check` explains and `wanigan run` runs.

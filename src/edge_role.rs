@@ -67,6 +67,8 @@ pub struct Started {
     pub store: Store,
     /// Its peers, if it has any part in its LAN.
     pub peers: Option<Peers>,
+    /// Where its peers ask it, with the port that the system chose.
+    pub asked_at: Option<SocketAddr>,
     /// Where connections come in, in the order of the configuration, with the ports that the system chose.
     pub listening: Vec<SocketAddr>,
 }
@@ -100,6 +102,9 @@ pub async fn start(
     let links = start_links(config, settings, identity, &store, metrics, tasks);
     let cores = core_addresses(&settings.routes).await;
     let peers = neighbourhood.as_ref().map(|neighbourhood| neighbourhood.lan.peers.clone());
+    let asked_at = neighbourhood
+        .as_ref()
+        .map(|neighbourhood| SocketAddr::new(config.peers.listen.ip(), neighbourhood.lan.discovery.port()));
     let blocks = start_blocks(neighbourhood, identity, &store, &links, metrics, tasks);
     let edge = Arc::new(Edge {
         routes: settings.routes.clone(),
@@ -130,7 +135,7 @@ pub async fn start(
             uncaught.run_until_cancelled(serve(edge, source)).await;
         });
     }
-    Ok(Some(Started { store, peers, listening }))
+    Ok(Some(Started { store, peers, asked_at, listening }))
 }
 
 /// Starts what brings blocks that the store does not have.

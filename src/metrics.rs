@@ -390,6 +390,12 @@ impl Metrics {
         self.block_bytes.with_label_values(&[source.as_str()]).inc_by(bytes as u64);
     }
 
+    /// Returns the bytes of blocks that came from a source.
+    #[must_use]
+    pub fn block_bytes(&self, source: Source) -> u64 {
+        self.block_bytes.with_label_values(&[source.as_str()]).get()
+    }
+
     /// Counts bytes relayed directly.
     pub fn count_direct_bytes(&self, direction: Direction, bytes: u64) {
         self.direct_bytes.with_label_values(&[direction.as_str()]).inc_by(bytes);

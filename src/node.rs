@@ -10,13 +10,14 @@ use std::time::Duration;
 use quinn::Endpoint;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::admin::{Admin, AdminError};
+use crate::admin::{Admin, AdminError, PeerReport};
 use crate::budget::Budget;
 use crate::config::{CertificateError, Config};
 use crate::core_role::{self, CoreStartError};
 use crate::drain::{Drain, Stopped, Tasks};
 use crate::edge_role::{self, EdgeStartError};
 use crate::metrics::Metrics;
+use crate::peer;
 use crate::pki::{IdentityError, NodeIdentity};
 use crate::secret_file::{self, SecretFileError};
 
@@ -90,7 +91,10 @@ pub async fn start(config: &Config) -> Result<Running, NodeError> {
     let core = core_role::start(config, &identity, &budget, &metrics, &tasks)?;
     let edge = edge_role::start(config, &identity, &budget, &metrics, &tasks).await?;
     // Who finds the node healthy finds its interception in place.
-    if let Some(admin) = admin {
+    if let Some(mut admin) = admin {
+        if let Some(peers) = edge.as_ref().and_then(|edge| edge.peers.clone()) {
+            admin = admin.with_peers(move || peers.report().into_iter().map(told).collect());
+        }
         operators.spawn("admin", admin.serve(tasks.flows.stopping().clone()));
     }
     let (name, site) = (&config.node.name, &config.node.site);
@@ -126,6 +130,12 @@ impl Running {
         self.edge.as_ref().map_or(&[], |edge| &edge.listening)
     }
 
+    /// Returns where other edges ask this one, with the port that the system chose; `None` without peers.
+    #[must_use]
+    pub fn peers_address(&self) -> Option<SocketAddr> {
+        self.edge.as_ref()?.asked_at
+    }
+
     /// Ends the flows, then what they needed: the store and the links; the address for operators at last.
     pub async fn stop(self) {
         if let Stopped::Cut(tasks) = self.tasks.flows.stop(Duration::from_secs(STOP_SECONDS)).await {
@@ -143,6 +153,25 @@ impl Running {
         }
         self.tasks.links.stop(Duration::ZERO).await;
         self.operators.stop(Duration::ZERO).await;
+    }
+}
+
+/// Puts what a node knows of a peer as operators are told it.
+fn told(peer: peer::PeerReport) -> PeerReport {
+    PeerReport {
+        id: peer.id.0.iter().map(|byte| format!("{byte:02x}")).collect(),
+        name: peer.name.map(|name| name.to_string()).unwrap_or_default(),
+        site: peer.site.map(|site| site.to_string()).unwrap_or_default(),
+        address: peer.address.to_string(),
+        connected: peer.connected,
+        blocks_received: peer.blocks_received,
+        bytes_received: peer.bytes_received,
+        blocks_served: peer.blocks_served,
+        bytes_served: peer.bytes_served,
+        wrong: peer.wrong,
+        lost: peer.lost,
+        latency_seconds: peer.latency.map(|latency| latency.as_secs_f64()),
+        shunned_seconds: peer.shunned_for.map(|left| left.as_secs_f64()),
     }
 }
 

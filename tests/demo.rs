@@ -26,8 +26,8 @@ async fn a_second_read_crosses_the_wan_as_references_over_every_protocol() {
         let share = share(row);
         let expected = match row.step {
             // Packet headers come on top; over SMB also what precedes a read.
-            Step::Direct | Step::Cold | Step::OtherEdge => 1.0..1.15,
-            Step::Warm => 0.001..0.02,
+            Step::Direct | Step::Cold => 1.0..1.15,
+            Step::Warm | Step::OtherEdge => 0.001..0.02,
             // One block in full: a 128th of this file.
             Step::Changed => 0.0078..0.03,
         };
@@ -40,8 +40,9 @@ async fn a_second_read_crosses_the_wan_as_references_over_every_protocol() {
 async fn run_demo() -> (Report, String) {
     let wan = WanShape {
         bits_per_second: 100_000_000,
-        one_way_delay: Duration::from_millis(5),
-        queue_bytes: 256 << 10,
+        // Peers are waited for as long as half a round trip: long enough for a machine that is busy.
+        one_way_delay: Duration::from_millis(25),
+        queue_bytes: 1 << 20,
     };
     let mut told = Vec::new();
     let report = demo::run(Settings { file_bytes: FILE_BYTES, wan }, &mut told).await.unwrap();

@@ -19,7 +19,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cli", &["admin", "config", "node", "pki", "demo", "server_secret"]),
     (
         "node",
-        &["admin", "budget", "config", "core_role", "drain", "edge_role", "metrics", "pki", "secret_file"],
+        &[
+            "admin",
+            "budget",
+            "config",
+            "core_role",
+            "drain",
+            "edge_role",
+            "metrics",
+            "peer",
+            "pki",
+            "secret_file",
+        ],
     ),
     (
         "demo",

@@ -1,7 +1,7 @@
 //! The demo's nodes: an authority, a core and two edges in one temporary directory, with a WAN between.
 //!
 //! They are configured and started as `wanigan run` does it; the only difference to three processes is that they are
-//! one.
+//! one. The LAN of the two edges is loopback: it has no broadcast, so an edge is told where those before it are asked.
 
 use std::fmt::Write as _;
 use std::io;
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::wan::{UdpWan, WanShape};
 use crate::config::{Config, ConfigError};
+use crate::metrics::Source;
 use crate::node::{self, NodeError, Running};
 use crate::pki::{Authority, IssueError, Roles};
 
@@ -66,9 +67,11 @@ impl Nodes {
         let core = start_node(&authority, directory.path(), "core", &core_tables(servers)).await?;
         let address = core.core_address().expect("it was configured as a core");
         let wan = UdpWan::bind(address, shape).map_err(NodesError::Wan)?;
-        let mut edges = Vec::new();
+        let mut edges: Vec<Running> = Vec::new();
         for number in 1..=EDGES {
-            let tables = edge_tables(servers, wan.address());
+            // An edge's port is known once it runs. That those before are not told of it is no loss: they read first.
+            let peers: Vec<SocketAddr> = edges.iter().filter_map(Running::peers_address).collect();
+            let tables = edge_tables(servers, wan.address()) + &peers_table(&peers);
             edges.push(start_node(&authority, directory.path(), &format!("edge-{number}"), &tables).await?);
         }
         let nodes = Self { core, edges, wan, _directory: directory };
@@ -95,6 +98,15 @@ impl Nodes {
     #[must_use]
     pub fn direct_flows(&self) -> u64 {
         self.edges.iter().map(|edge| edge.metrics().direct_flows()).sum()
+    }
+
+    /// Returns how many bytes of blocks an edge, counted from 0, has had from its peers.
+    ///
+    /// # Panics
+    /// If there is no such edge.
+    #[must_use]
+    pub fn peer_bytes(&self, edge: usize) -> u64 {
+        self.edges[edge].metrics().block_bytes(Source::Peer)
     }
 
     /// Stops the nodes, the edges first.
@@ -151,4 +163,14 @@ fn edge_tables(servers: &[SocketAddr], core: SocketAddr) -> String {
         );
     }
     tables
+}
+
+/// The ports are the system's, so that any number of demos run at a time; by its name, loopback is taken for a LAN.
+fn peers_table(peers: &[SocketAddr]) -> String {
+    let peers: Vec<String> = peers.iter().map(|peer| format!("\"{peer}\"")).collect();
+    format!(
+        "[peers]\nlisten = \"127.0.0.1:0\"\ninterfaces = [\"lo\"]\nbroadcast = false\nmulticast = false\n\
+         static = [{}]\n",
+        peers.join(", ")
+    )
 }
