@@ -155,6 +155,27 @@ fn a_block_on_its_way_is_waited_for_while_the_core_says_so_and_not_for_ever() {
 }
 
 #[test]
+fn a_peer_that_was_to_wait_for_a_block_and_says_nothing_afterwards_is_hedged_with_the_core() {
+    let now = Instant::now();
+    let mut referred = plan();
+    asked_core(&mut referred, now);
+    referred.handle_core(FlowKey(1), 0, CoreAnswer::Refer(referral(9, 1_000)), now);
+    let mut promised = plan();
+    promised.handle_want(FlowKey(1), &[want(0, 1)], now);
+    promised.handle_asked(&[reference(1)], Some(now + MS * 20), now);
+    actions(&mut promised);
+    promised.handle_answer(&answer(9, &[1], true), now);
+    for (mut plan, wait) in [(referred, MS * 1_000), (promised, SOON_WAIT)] {
+        get(&actions(&mut plan), 9);
+        let late = plan.poll_timeout().expect("the wait has an end");
+        assert_eq!(late, now + wait + HEDGE_AFTER);
+        plan.handle_timeout(late);
+        assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { refer: false, .. }]));
+        assert!(!plan.peers[&node(9)].is_usable(late));
+    }
+}
+
+#[test]
 fn a_block_on_its_way_to_this_node_is_taken_when_it_arrives() {
     let mut plan = plan();
     let now = Instant::now();
