@@ -15,6 +15,7 @@
 //! | `waiting` | who is told of a block that arrives |
 //! | `book` | what each peer gave and took, whom to shun (no I/O) |
 //! | `rate` | how fast blocks may go out (no I/O) |
+//! | `buffers` | the memory of received blocks |
 //! | `channel` | TLS on a socket |
 //! | `connection`, `listener` | the tasks of the two sides |
 //!
@@ -39,6 +40,7 @@ pub use self::listener::{Serving, ServingSettings};
 pub use self::waiting::Waiting;
 
 pub mod book;
+mod buffers;
 mod channel;
 mod connection;
 mod listener;
@@ -48,6 +50,7 @@ pub mod serving;
 mod waiting;
 
 use self::book::{Book, Ledger};
+use self::buffers::Buffers;
 use self::connection::{Connection, ConnectionSettings, Slot, Unanswered, Wanted};
 use self::requests::{Answer, Patience};
 use crate::addr::{NodeId, ServerAddr};
@@ -156,6 +159,7 @@ struct Inner {
     drain: Drain,
     book: Mutex<Book>,
     pool: Mutex<HashMap<NodeId, Reached>>,
+    buffers: Buffers,
 }
 
 /// How one peer is reached.
@@ -170,7 +174,13 @@ impl Peers {
     /// Begins without connections.
     #[must_use]
     pub fn new(settings: PeersSettings, drain: Drain) -> Self {
-        Self(Arc::new(Inner { settings, drain, book: Mutex::default(), pool: Mutex::default() }))
+        Self(Arc::new(Inner {
+            settings,
+            drain,
+            book: Mutex::default(),
+            pool: Mutex::default(),
+            buffers: Buffers::default(),
+        }))
     }
 
     /// Gets a block from a peer that is reached at an address, and verifies it.
@@ -229,7 +239,7 @@ impl Peers {
         // A connection that ends for want of use as the request comes is replaced, once.
         for _ in 0..2 {
             return match self.slot(peer, address)?.get(wanted).await {
-                Ok(Answer::Bytes(bytes)) => Ok(bytes.into()),
+                Ok(Answer::Bytes(bytes)) => Ok(self.0.buffers.lend(bytes)),
                 Ok(Answer::Gone) => Err(GetError::Gone),
                 Ok(Answer::Busy) => Err(GetError::Busy),
                 Err(Unanswered::Lost) => Err(GetError::Lost),
@@ -309,6 +319,7 @@ impl Peers {
             address,
             tls: self.0.settings.tls.dialling(peer),
             dial: self.0.settings.dial.clone(),
+            buffers: self.0.buffers.clone(),
             patience: self.0.settings.patience,
             greet: Box::new(move |identity| {
                 let ledger = peers.meet(identity, address);

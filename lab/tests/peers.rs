@@ -64,9 +64,8 @@ fn an_edge_on_a_gateway_and_one_on_a_workstation_share() {
         let clients = [lab.behind(0), lab.client(0)];
         for (seed, [first, second], edge) in [(1, [0, 1], 1), (2, [1, 0], 0)] {
             let file = office.publish(seed, LENGTH)?;
-            file.expect_cold(office.read_at(clients[first], &file)?)?;
-            file.expect_shared(office.read_at(clients[second], &file)?)?;
-            came_from_peers(&office, edge, &file)?;
+            office.read_cold_at(clients[first], &file)?;
+            office.read_from_at("peer", edge, clients[second], &file)?;
         }
         office.expect_nothing_went_direct()
     });
@@ -77,14 +76,13 @@ fn edges_share_what_they_kept_over_a_restart() {
     scenario!(["nginx", "curl", "nft", "wanigan"], 2, WAN, |lab| {
         let mut office = Office::open(lab, Family::V4, 2)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         office.branch.edges[0].stop(LIMIT)?;
         office.branch.edges[0] = office.branch.certificates.start(lab, &Setup::workstation(lab, 0))?;
         office.edge(0).wait_for_link()?;
         // What it has it tells the core piece by piece, and the core believes nothing else.
         std::thread::sleep(Duration::from_secs(3));
-        file.expect_shared(office.read(1, &file)?)?;
-        came_from_peers(&office, 1, &file)
+        office.read_from("peer", 1, &file)
     });
 }
 
@@ -94,16 +92,15 @@ fn a_requesting_only_edge_gives_nothing_and_gets() {
         let edges = vec![Setup::workstation(lab, 0).gives_nothing(), Setup::workstation(lab, 1)];
         let office = Office::open(lab, Family::V4, edges)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
-        file.expect_cold(office.read(1, &file)?)?;
+        office.read_cold(0, &file)?;
+        office.read_cold(1, &file)?;
         for metric in ["wanigan_peer_served_bytes_total", "wanigan_discovery_answered_blocks_total"] {
             let given = office.edge(0).metric(metric, "")?;
             ensure!(given == 0, "an edge that gives nothing has {metric} {given}");
         }
         let file = office.publish(2, LENGTH)?;
-        file.expect_cold(office.read(1, &file)?)?;
-        file.expect_shared(office.read(0, &file)?)?;
-        came_from_peers(&office, 0, &file)
+        office.read_cold(1, &file)?;
+        office.read_from("peer", 0, &file)
     });
 }
 
@@ -115,8 +112,8 @@ fn an_edge_without_peers_neither_asks_nor_gives() {
         let office = Office::open(lab, Family::V4, edges)?;
         for (seed, [first, second]) in [(1, [0, 1]), (2, [1, 0])] {
             let file = office.publish(seed, LENGTH / 4)?;
-            file.expect_cold(office.read(first, &file)?)?;
-            file.expect_cold(office.read(second, &file)?)?;
+            office.read_cold(first, &file)?;
+            office.read_cold(second, &file)?;
         }
         let said = office.edge(1).metric("wanigan_discovery_sent_bytes_total", "")?;
         ensure!(said == 0, "{said} bytes of discovery from an edge without");
@@ -133,10 +130,9 @@ fn peers_with_clocks_hours_apart_share() {
         let office = Office::open(lab, Family::V4, edges)?;
         clocks_differ(&office)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         for edge in [1, 2] {
-            file.expect_shared(office.read(edge, &file)?)?;
-            came_from_peers(&office, edge, &file)?;
+            office.read_from("peer", edge, &file)?;
         }
         office.expect_nothing_went_direct()
     });
@@ -147,15 +143,14 @@ fn after_a_rotation_a_second_edge_still_reads_from_its_peer() {
     scenario!(["nginx", "curl", "nft", "wanigan"], 2, WAN, |lab| {
         let office = Office::open(lab, Family::V4, 2)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         let before = office.domain()?;
         office.branch.core.wanigan(&["rotate-secret"])?;
         ensure!(office.domain()?.key_id() != before.key_id(), "the secret is the old one");
         // The core looks at its file every few seconds.
         std::thread::sleep(Duration::from_secs(5));
         let capture = lab.capture_lan("rotated")?;
-        file.expect_shared(office.read(1, &file)?)?;
-        came_from_peers(&office, 1, &file)?;
+        office.read_from("peer", 1, &file)?;
         // Blocks are named anew, so their old digests' company must not show either.
         nothing_shows(&capture.stop()?, &[before, office.domain()?], &file)
     });
@@ -169,9 +164,8 @@ fn the_core_refers_an_edge_to_another_subnet() {
         let office = Office::open(lab, Family::V4, edges)?;
         for (seed, [first, second]) in [(1, [0, 1]), (2, [1, 0])] {
             let file = office.publish(seed, LENGTH)?;
-            file.expect_cold(office.read(first, &file)?)?;
-            file.expect_shared(office.read(second, &file)?)?;
-            came_by_referral(&office, second, &file)?;
+            office.read_cold(first, &file)?;
+            office.read_from("referral", second, &file)?;
         }
         office.expect_nothing_went_direct()
     });
@@ -189,10 +183,9 @@ fn the_core_refers_an_edge_to_another_site_of_its_group_and_not_beyond_it() {
         let core = Setup::core(lab).core_line("site-groups = [[\"lisbon\", \"porto\"]]");
         let office = Office::open_with(lab, Family::V6, core, edges)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
-        file.expect_cold(office.read(2, &file)?)?;
-        file.expect_shared(office.read(1, &file)?)?;
-        came_by_referral(&office, 1, &file)?;
+        office.read_cold(0, &file)?;
+        office.read_cold(2, &file)?;
+        office.read_from("referral", 1, &file)?;
         let given = office.edge(2).metric("wanigan_peer_served_bytes_total", "")?;
         ensure!(given == 0, "an edge outside of the group gave {given} bytes");
         office.expect_nothing_went_direct()
@@ -206,9 +199,8 @@ fn in_plain_mode_too_a_second_edge_reads_from_the_first_and_no_digest_shows() {
         let capture = lab.capture_lan("plain")?;
         let office = Office::open_with(lab, Family::V4, core, 2)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
-        file.expect_shared(office.read(1, &file)?)?;
-        came_from_peers(&office, 1, &file)?;
+        office.read_cold(0, &file)?;
+        office.read_from("peer", 1, &file)?;
         let captured = capture.stop()?;
         nothing_shows(&captured, &[Domain::Plain], &file)?;
         tags_show(&captured, &Domain::Plain, &file)
@@ -219,9 +211,8 @@ fn second_read(lab: &Lab, family: Family) -> Result<()> {
     let capture = lab.capture_lan("two")?;
     let office = Office::open(lab, family, 2)?;
     let file = office.publish(1, LENGTH)?;
-    file.expect_cold(office.read(0, &file)?)?;
-    file.expect_shared(office.read(1, &file)?)?;
-    came_from_peers(&office, 1, &file)?;
+    office.read_cold(0, &file)?;
+    office.read_from("peer", 1, &file)?;
     office.expect_nothing_went_direct()?;
     let captured = capture.stop()?;
     // The file came to the LAN once and went from one edge to the other, or the search says nothing.
@@ -257,27 +248,12 @@ fn eight_at_once(lab: &Lab, family: Family) -> Result<()> {
     let crossed = office.read_at_once(&hosts, &file)?;
     let copies = crossed as f64 / file.bytes() as f64;
     eprintln!("eight edges over {family:?}: {copies:.3} copies over the WAN");
-    ensure!((1.0..=1.3).contains(&copies), "{copies:.3} copies crossed the WAN");
+    ensure!((1.0..=1.3).contains(&copies), "{copies:.3} copies crossed the WAN\n{}", office.figures());
     office.expect_nothing_went_direct()?;
     let captured = capture.stop()?;
     let seen = captured.bytes()?;
     ensure!(seen >= 7 * file.bytes(), "the capture has {seen} bytes");
     nothing_shows(&captured, &[office.domain()?], &file)
-}
-
-/// Nearly all of a file came from peers.
-fn came_from_peers(office: &Office<'_>, edge: usize, file: &WebFile) -> Result<()> {
-    came_by(office, edge, "peer", file)
-}
-
-fn came_by_referral(office: &Office<'_>, edge: usize, file: &WebFile) -> Result<()> {
-    came_by(office, edge, "referral", file)
-}
-
-fn came_by(office: &Office<'_>, edge: usize, source: &str, file: &WebFile) -> Result<()> {
-    let came = office.bytes_from(edge, source)?;
-    ensure!(came * 100 >= file.bytes() * 95, "{came} bytes of {} came from source {source}", file.name);
-    Ok(())
 }
 
 /// Neither names nor content of a file are in a capture, whichever of these domains named them.

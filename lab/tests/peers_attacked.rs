@@ -3,7 +3,7 @@
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,8 +27,10 @@ const WAN: Shape = Shape::new(100, Duration::from_millis(20));
 const LENGTH: usize = 4 << 20;
 /// An answer takes a millisecond or two on this LAN.
 const SOON: Duration = Duration::from_millis(300);
-/// The freshness of an ask, both ways, and a little.
-const PAST_WINDOW_MS: u64 = 61_000;
+/// The freshness of an ask, both ways, and as long as it may take until it is sent.
+const PAST_WINDOW_MS: u64 = 80_000;
+/// Promised is a second.
+const STALL: Duration = Duration::from_millis(1100);
 /// A repeated ask within this is taken for the network's doing.
 const COPY: Duration = Duration::from_millis(1200);
 
@@ -47,9 +49,9 @@ fn a_replayed_ask_meets_silence_from_wherever_it_comes() {
     scenario!(["nginx", "curl", "dumpcap", "tshark", "nft", "wanigan"], 3, WAN, |lab| {
         let mut office = Office::open(lab, Family::V4, 2)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         let capture = lab.capture_lan("asked")?;
-        file.expect_shared(office.read(1, &file)?)?;
+        office.read_from("peer", 1, &file)?;
         let datagrams = capture.stop()?.datagrams(PEER_PORT)?;
         let asks: Vec<(Vec<u8>, Ask)> = datagrams
             .iter()
@@ -94,7 +96,7 @@ fn an_ask_from_another_subnet_meets_silence() {
     scenario!(["nginx", "curl", "nft", "wanigan"], hosts, WAN, |lab| {
         let office = Office::open(lab, Family::V4, 1)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         let (mut forger, blocks) = (Forger::new(office.domain()?), names(&office, &file)?);
         let attacker = Attacker::new(lab.remote(0), any(Family::V4))?;
         let ask = forger.ask(&blocks[..1], domain_time());
@@ -110,14 +112,11 @@ fn a_flood_of_entitled_asks_is_answered_at_a_rate_and_reads_go_on() {
     scenario!(["nginx", "curl", "nft", "wanigan"], 3, WAN, |lab| {
         let office = Office::open(lab, Family::V4, 2)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         let (mut forger, blocks) = (Forger::new(office.domain()?), names(&office, &file)?);
         let attacker = Attacker::new(lab.client(2), any(Family::V4))?;
         let asks = move || forger.ask(&blocks[..18], domain_time()).encode();
-        let flood = flooded(&office, &attacker, asks, |office| {
-            let shared = office.read(1, &file)?;
-            file.expect_shared(shared)
-        })?;
+        let flood = flooded(&attacker, asks, || read_in_time(lab, &file))?;
         eprintln!("entitled asks: {flood:?}");
         ensure!(flood.sent > 20_000, "{} datagrams are no flood", flood.sent);
         ensure!(flood.answers > 0, "not one of the first asks was answered");
@@ -135,15 +134,10 @@ fn a_flood_of_garbage_is_ignored_and_reads_go_on() {
     scenario!(["nginx", "curl", "nft", "wanigan"], 3, WAN, |lab| {
         let office = Office::open(lab, Family::V4, 2)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         let mut forger = Forger::new(office.domain()?);
         let attacker = Attacker::new(lab.client(2), any(Family::V4))?;
-        let flood = flooded(
-            &office,
-            &attacker,
-            move || forger.noise::<1200>().to_vec(),
-            |office| file.expect_shared(office.read(1, &file)?),
-        )?;
+        let flood = flooded(&attacker, move || forger.noise::<1200>().to_vec(), || read_in_time(lab, &file))?;
         eprintln!("garbage: {flood:?}");
         ensure!(flood.answers == 0, "garbage was answered");
         let memory = office.edge(0).peak_memory()? >> 20;
@@ -183,14 +177,14 @@ fn connections_that_say_nothing_do_not_keep_peers_out() {
     scenario!(["nginx", "curl", "nft", "wanigan"], 3, WAN, |lab| {
         let office = Office::open(lab, Family::V4, 2)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         let target = desk_address(Family::V4, 0);
         let idle: Vec<_> =
             (0..200).map(|_| lab.client(2).connect(target, LIMIT)).filter_map(Result::ok).collect();
         eprintln!("{} idle connections stand", idle.len());
         let arrived = Reading::start(lab.client(1), Family::V4, &file.name, LIMIT)?.finish()?;
         ensure!(arrived.digest == file.digest, "the read brought something else");
-        ensure!(arrived.longest_gap < Duration::from_millis(1100), "the read stalled: {arrived:?}");
+        ensure!(arrived.longest_gap < STALL, "the read stalled: {arrived:?}");
         let from_peer = office.bytes_from(1, "peer")?;
         ensure!(from_peer * 10 >= file.bytes() * 9, "{from_peer} bytes came from the peer");
         Ok(())
@@ -204,16 +198,16 @@ fn an_answer_with_nothing_behind_it_costs_time_and_never_bytes() {
     scenario!(["nginx", "curl", "nft", "wanigan"], 3, WAN, |lab| {
         let office = Office::open(lab, Family::V4, 2)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         for (number, liar) in [Liar::WrongProofs, Liar::Refuses, Liar::Hangs].into_iter().enumerate() {
             let other = office.publish(2 + number as u64, LENGTH)?;
-            file.expect_cold(office.read(0, &other)?)?;
+            office.read_cold(0, &other)?;
             let (arrived, lies) = lied_to(lab, &office, &other, liar)?;
             eprintln!("{liar:?}: {lies} lies, {arrived:?}");
             ensure!(lies > 0, "{liar:?}: nobody was lied to");
             ensure!(arrived.digest == other.digest, "{liar:?}: the read brought something else");
             let stall = arrived.longest_gap;
-            ensure!(stall < Duration::from_millis(1100), "{liar:?}: the read stalled for {stall:?}");
+            ensure!(stall < STALL, "{liar:?}: the read stalled for {stall:?}");
         }
         Ok(())
     });
@@ -221,10 +215,9 @@ fn an_answer_with_nothing_behind_it_costs_time_and_never_bytes() {
 
 /// Sends an ask that is right, and then such as are wrong in one thing each.
 fn asks_meet_silence(lab: &Lab, family: Family) -> Result<()> {
-    let hosts = Office::open(lab, family, 1)?;
-    let (office, target) = (hosts, desk_address(family, 0));
+    let (office, target) = (Office::open(lab, family, 1)?, desk_address(family, 0));
     let file = office.publish(1, LENGTH)?;
-    file.expect_cold(office.read(0, &file)?)?;
+    office.read_cold(0, &file)?;
     let (mut forger, blocks) = (Forger::new(office.domain()?), names(&office, &file)?);
     let attacker = Attacker::new(lab.client(1), any(family))?;
     is_answered(&attacker, &mut forger, &blocks, target)?;
@@ -303,6 +296,14 @@ fn is_answered(attacker: &Attacker, forger: &mut Forger, blocks: &[Names], targe
     Ok(())
 }
 
+/// A machine that sends and receives a hundred thousand datagrams a second beside may read over the WAN, but it reads.
+fn read_in_time(lab: &Lab, file: &WebFile) -> Result<()> {
+    let arrived = Reading::start(lab.client(1), Family::V4, &file.name, LIMIT)?.finish()?;
+    ensure!(arrived.digest == file.digest, "the read brought something else");
+    ensure!(arrived.longest_gap < STALL, "the read stalled: {arrived:?}");
+    Ok(())
+}
+
 fn expect_silence(attacker: &Attacker, what: &str) -> Result<()> {
     let heard = attacker.hear(SOON)?;
     ensure!(heard.is_empty(), "{what} was answered: {heard:?}");
@@ -336,10 +337,9 @@ struct Flood {
 
 /// Sends as fast as it can to the first edge for as long as something else is done, at least two seconds.
 fn flooded(
-    office: &Office<'_>,
     attacker: &Attacker,
     mut datagram: impl FnMut() -> Vec<u8> + Send,
-    meanwhile: impl FnOnce(&Office<'_>) -> Result<()>,
+    meanwhile: impl FnOnce() -> Result<()>,
 ) -> Result<Flood> {
     let (target, done, began) = (desk_address(Family::V4, 0), AtomicBool::new(false), Instant::now());
     thread::scope(|scope| {
@@ -362,7 +362,7 @@ fn flooded(
             Ok((answers, bytes))
         });
         thread::sleep(Duration::from_millis(500));
-        let outcome = meanwhile(office);
+        let outcome = meanwhile();
         thread::sleep(Duration::from_secs(2).saturating_sub(began.elapsed()));
         done.store(true, Ordering::Relaxed);
         let lasted = began.elapsed();
@@ -436,17 +436,13 @@ fn lied_to(
 }
 
 /// Connects to the first edge's transfer port, and tells whether a connection stood for a while.
-fn tls(
-    lab: &Lab,
-    ours: &Certificates,
-    identity: Option<&(std::path::PathBuf, std::path::PathBuf)>,
-) -> Result<bool> {
+fn tls(lab: &Lab, ours: &Certificates, identity: Option<&(PathBuf, PathBuf)>) -> Result<bool> {
     let mut command = lab.client(1).command("timeout");
     let target = desk_address(Family::V4, 0).to_string();
     let authority = ours.authority();
     // TLS 1.3 tells a client of its refusal only after the client's last word of the handshake.
-    command.args(["1", "openssl", "s_client", "-connect", &target, "-quiet", "-CAfile"]);
-    command.arg::<&Path>(&authority);
+    command.args(["1", "openssl", "s_client", "-connect", &target, "-quiet", "-alpn", "wanigan-peer/1"]);
+    command.arg("-CAfile").arg(&authority);
     if let Some((certificate, key)) = identity {
         command.arg("-cert").arg(certificate).arg("-key").arg(key);
     }

@@ -55,8 +55,8 @@ fn a_peer_that_fails_among_several_costs_the_wan_little() {
     scenario!(["nginx", "curl", "nft", "wanigan"], 3, WAN, |lab| {
         let mut office = Office::open(lab, Family::V4, 3)?;
         let file = office.publish(1, LENGTH)?;
-        file.expect_cold(office.read(0, &file)?)?;
-        file.expect_shared(office.read(1, &file)?)?;
+        office.read_cold(0, &file)?;
+        office.read_from("peer", 1, &file)?;
         (0..2).try_for_each(|number| lab.throttle(lab.client(number), LINE))?;
         let before = lab.wan().settled(Duration::from_millis(100)).entered_bytes();
         let reading = Reading::start(lab.client(2), Family::V4, &file.name, LIMIT)?;
@@ -80,7 +80,7 @@ fn a_referred_edge_out_of_reach_stalls_a_read_for_at_most_a_second() {
         let edges = vec![Setup::workstation(lab, 0), Setup::remote(lab, 0)];
         let office = Office::open(lab, Family::V4, edges)?;
         let file = office.publish(1, LENGTH / 2)?;
-        file.expect_cold(office.read(0, &file)?)?;
+        office.read_cold(0, &file)?;
         let rules =
             "table inet wall { chain input { type filter hook input priority 0; tcp dport 7747 drop; }; }";
         lab.client(0).run(&["nft", rules], LIMIT)?.ok()?;
@@ -97,7 +97,7 @@ fn a_referred_edge_out_of_reach_stalls_a_read_for_at_most_a_second() {
 fn struck_in_mid_transfer(lab: &Lab, family: Family, strike: Strike) -> Result<()> {
     let mut office = Office::open(lab, family, 2)?;
     let file = office.publish(1, LENGTH)?;
-    file.expect_cold(office.read(0, &file)?)?;
+    office.read_cold(0, &file)?;
     lab.throttle(lab.client(0), LINE)?;
     let reading = Reading::start(lab.client(1), family, &file.name, LIMIT)?;
     reading.wait_for(file.bytes() / 4)?;
@@ -107,7 +107,7 @@ fn struck_in_mid_transfer(lab: &Lab, family: Family, strike: Strike) -> Result<(
     let arrived = reading.finish()?;
     eprintln!("struck at {at} of {in_all} bytes, {from_peer} from the peer: {arrived:?}");
     ensure!(arrived.digest == file.digest, "the read brought something else");
-    ensure!(from_peer > in_all / 10, "only {from_peer} bytes had come from the peer");
+    ensure!(from_peer > in_all / 10, "{from_peer} bytes had come from the peer\n{}", office.figures());
     ensure!(at < in_all * 3 / 4, "the transfer was as good as over when the peer was struck");
     ensure!(arrived.longest_gap <= STALL, "the read stalled for {:?}", arrived.longest_gap);
     let direct = office.edge(1).metric("wanigan_flows_direct_total", "")?;

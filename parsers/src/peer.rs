@@ -130,6 +130,8 @@ pub struct FrameReader {
     head: [u8; GET_BYTES],
     held: usize,
     block: Option<Gathering>,
+    /// Memory for the next block.
+    lent: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -141,11 +143,22 @@ struct Gathering {
 
 impl Default for FrameReader {
     fn default() -> Self {
-        Self { head: [0; GET_BYTES], held: 0, block: None }
+        Self { head: [0; GET_BYTES], held: 0, block: None, lent: Vec::new() }
     }
 }
 
 impl FrameReader {
+    /// Returns whether the next block would be put in new memory.
+    #[must_use]
+    pub fn needs_memory(&self) -> bool {
+        self.lent.capacity() == 0
+    }
+
+    /// Lends memory for the next block, which is given out with it. What it held is forgotten.
+    pub fn lend(&mut self, memory: Vec<u8>) {
+        self.lent = memory;
+    }
+
     /// Takes bytes off the front of `input` until a frame is whole, and returns it; `None` says that all were taken.
     ///
     /// # Errors
@@ -213,7 +226,10 @@ impl FrameReader {
         match payload_of(kind, payload) {
             Ok(([], Frame::Block { request, .. })) => {
                 let len = len as usize - 4;
-                self.block = Some(Gathering { request, len, bytes: Vec::with_capacity(len) });
+                let mut bytes = std::mem::take(&mut self.lent);
+                bytes.clear();
+                bytes.reserve_exact(len);
+                self.block = Some(Gathering { request, len, bytes });
                 Ok(None)
             }
             Ok(([], frame)) => Ok(Some(frame)),
@@ -312,6 +328,19 @@ mod tests {
         head.extend_from_slice(&[0; 4]);
         assert_eq!(reader.read(&mut &head[..]), Ok(None));
         assert_eq!(reader.block.unwrap().bytes.capacity(), BLOCK_BYTES_MAX);
+    }
+
+    #[test]
+    fn lent_memory_is_used_once_and_shows_nothing_of_its_past() {
+        let mut reader = FrameReader::default();
+        reader.lend(vec![0xee; 100]);
+        let lent = reader.lent.as_ptr();
+        let block = Frame::Block { request: 1, bytes: vec![7; 100] };
+        let Ok(Some(Frame::Block { bytes, .. })) = reader.read(&mut &encode(&block)[..]) else {
+            panic!("no block")
+        };
+        assert_eq!((bytes.as_ptr(), bytes.len()), (lent, 100));
+        assert!(bytes.iter().all(|byte| *byte == 7) && reader.needs_memory());
     }
 
     proptest! {

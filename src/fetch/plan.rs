@@ -133,6 +133,8 @@ struct Entry {
     wants: Vec<(FlowKey, u64)>,
     candidates: Vec<Candidate>,
     tried: Vec<NodeId>,
+    /// Edges that the core named and that did not have it after all.
+    refused: Vec<NodeId>,
     gets: Vec<Get>,
     asked: Asked,
     /// The flow on whose behalf the core is asked at this moment.
@@ -199,8 +201,12 @@ struct Peer {
     /// How long a block takes, smoothed.
     service: Option<Duration>,
     last_block: Option<Instant>,
-    /// Until when others are preferred, and why it may be for good.
+    /// Until when others are preferred.
     avoided_until: Option<Instant>,
+    /// Requests it may have at a time: one after it failed, and more with each block.
+    window: u32,
+    /// How often it failed since its last block; each time it is avoided for longer.
+    strikes: u32,
     seen: Instant,
 }
 
@@ -323,6 +329,9 @@ impl Plan {
             Err(outcome) => {
                 if of.source == Source::Referral {
                     entry.rounds += u32::from(waited);
+                    if !waited {
+                        entry.refused.push(peer);
+                    }
                     entry.refer = waited && outcome == GetOutcome::Gone && entry.rounds < ROUNDS_MAX;
                 }
                 self.handle_miss(peer, outcome, &flows, now);
@@ -434,6 +443,7 @@ impl Plan {
             wants: Vec::new(),
             candidates: Vec::new(),
             tried: Vec::new(),
+            refused: Vec::new(),
             gets: Vec::new(),
             asked: Asked::NotYet,
             core: None,
@@ -467,7 +477,7 @@ impl Plan {
                 .filter(|candidate| !entry.tried.contains(&candidate.peer))
                 .filter_map(|candidate| {
                     let peer = self.peers.get(&candidate.peer).filter(|peer| peer.is_usable(now))?;
-                    let busy = candidate.wait.is_zero() && peer.outstanding >= PEER_GETS_MAX;
+                    let busy = candidate.wait.is_zero() && peer.outstanding >= peer.window;
                     full |= busy;
                     (!busy).then(|| (candidate.soon, peer.completion(), candidate))
                 })
@@ -508,7 +518,6 @@ impl Plan {
         let Some(peer) = self.peers.get_mut(&of.peer) else { return };
         peer.outstanding += u32::from(of.wait.is_zero());
         peer.seen = now;
-        // A block on its way may be asked for again at the same place; a word given is not asked for twice.
         entry.tried.push(of.peer);
         entry.gets.push(Get { of, since: now });
         let addresses = peer.addresses.clone();
@@ -528,14 +537,13 @@ impl Plan {
         }
         self.meet(referral.node, &referral.addresses, now);
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        if !wait.is_zero() {
-            entry.tried.retain(|peer| *peer != referral.node);
-        }
         let usable = self.peers.get(&referral.node).is_some_and(|peer| peer.is_usable(now));
-        if !usable || entry.tried.contains(&referral.node) {
+        if !usable || entry.refused.contains(&referral.node) {
             entry.refer = false;
             return;
         }
+        // It may have been tried before, on a guess, and have got the block since.
+        entry.tried.retain(|peer| *peer != referral.node);
         // What is on its way comes under the name that it has at the core.
         let (name, or_older) = (entry.reference, wait.is_zero());
         entry.candidates.retain(|candidate| candidate.peer != referral.node);
@@ -552,7 +560,7 @@ impl Plan {
                 && peer.hedge_at(get) <= now
             {
                 late = true;
-                peer.avoid(now + AVOID_SLOW);
+                peer.fail(AVOID_SLOW, now);
                 self.flows.values_mut().for_each(|flow| flow.likely.retain(|l| l.peer != get.of.peer));
             }
         }
@@ -564,7 +572,7 @@ impl Plan {
 
     fn handle_miss(&mut self, id: NodeId, outcome: GetOutcome, flows: &[FlowKey], now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let avoid = match outcome {
+        let pause = match outcome {
             GetOutcome::Block | GetOutcome::Late | GetOutcome::Gone => {
                 for flow in flows {
                     if let Some(flow) = self.flows.get_mut(flow) {
@@ -577,7 +585,7 @@ impl Plan {
             GetOutcome::Lost => AVOID_LOST,
             GetOutcome::Wrong => SHUN,
         };
-        peer.avoid(now + avoid);
+        peer.fail(pause, now);
         self.flows.values_mut().for_each(|flow| flow.likely.retain(|likely| likely.peer != id));
     }
 
@@ -585,6 +593,8 @@ impl Plan {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.service = Some(peer.service.map_or(took, |before| (before * 7 + took) / 8));
             peer.last_block = Some(now);
+            peer.window = (peer.window * 2).min(PEER_GETS_MAX);
+            peer.strikes = 0;
         }
     }
 
@@ -710,6 +720,8 @@ impl Plan {
             service: None,
             last_block: None,
             avoided_until: None,
+            window: PEER_GETS_MAX,
+            strikes: 0,
             seen: now,
         });
         peer.seen = now;
@@ -773,7 +785,14 @@ impl Peer {
         self.avoided_until.is_none_or(|until| until <= now)
     }
 
-    fn avoid(&mut self, until: Instant) {
+    /// Has the peer left alone for a while, twice as long each time it fails again. Many requests that fail together
+    /// are one failure.
+    fn fail(&mut self, pause: Duration, now: Instant) {
+        let until = now + pause * (1 << self.strikes.min(STRIKES_MAX));
+        if self.is_usable(now) {
+            self.strikes += 1;
+            self.window = 1;
+        }
         self.avoided_until = Some(self.avoided_until.map_or(until, |before| before.max(until)));
     }
 
@@ -784,18 +803,26 @@ impl Peer {
     }
 
     /// Returns when the core is asked beside a request to this peer, unless a block of it comes first; where the peer
-    /// was given time to wait for the block itself, that is over by then.
+    /// was given time to wait for the block itself, that is over by then. Others that come put it off, though not for
+    /// ever: a peer may keep one back.
     fn hedge_at(&self, get: &Get) -> Instant {
+        let patience = (self.service.unwrap_or_default() * 4).clamp(HEDGE_AFTER, HEDGE_AFTER_MAX);
         let due = get.since + get.of.wait;
-        self.last_block.map_or(due, |last| last.max(due)) + HEDGE_AFTER
+        (self.last_block.map_or(due, |last| last.max(due)) + patience).min(due + HEDGE_LATEST)
     }
 }
 
 /// Requests to one peer at a time: 1 MiB of blocks.
 pub const PEER_GETS_MAX: u32 = 16;
 
-/// How long a peer may give nothing before the core is asked beside it.
+/// How long a peer may give nothing before the core is asked beside it; up to [`HEDGE_AFTER_MAX`] where its blocks
+/// have been taking long.
 pub const HEDGE_AFTER: Duration = Duration::from_millis(400);
+/// See [`HEDGE_AFTER`].
+pub const HEDGE_AFTER_MAX: Duration = Duration::from_millis(700);
+
+/// How long one block may be overdue at a peer that gives others.
+pub const HEDGE_LATEST: Duration = Duration::from_secs(2);
 
 /// How often the core may say that a block is still on its way to another edge.
 pub const ROUNDS_MAX: u32 = 20;
@@ -806,10 +833,11 @@ pub const PEERS_MAX: usize = 1024;
 /// How long a peer is asked for nothing after it sent bytes that are not the block.
 const SHUN: Duration = Duration::from_secs(600);
 
-/// How long after it was too slow, lost, or too busy.
-const AVOID_SLOW: Duration = Duration::from_secs(10);
-const AVOID_LOST: Duration = Duration::from_secs(3);
-const AVOID_BUSY: Duration = Duration::from_millis(500);
+/// How long the first time it was too slow, lost, or too busy; five times twice as long at most.
+const AVOID_SLOW: Duration = Duration::from_secs(1);
+const AVOID_LOST: Duration = Duration::from_secs(1);
+const AVOID_BUSY: Duration = Duration::from_millis(250);
+const STRIKES_MAX: u32 = 5;
 
 /// How long a peer that said "soon" is waited for.
 const SOON_WAIT: Duration = Duration::from_secs(2);

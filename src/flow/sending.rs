@@ -35,6 +35,9 @@ const PUSH_AFTER_MISS: u32 = 32;
 /// The most blocks that go as DATA after a miss before a REF is tried again.
 const PUSH_AFTER_MISS_MAX: u32 = 4096;
 
+/// Referrals that may lead to nothing, one after the other, before blocks go as DATA.
+const REFERRALS_FAILED_MAX: u32 = 64;
+
 /// What makes references: present where the content server's answers arrive.
 #[derive(Debug)]
 pub struct Minter {
@@ -65,6 +68,8 @@ pub struct Sending {
     /// Blocks that still go as DATA because of a miss, and how many the last miss asked for.
     pushing: u32,
     push_length: u32,
+    /// Referrals that led to nothing since the last that did not.
+    failed_referrals: u32,
     ended: bool,
 }
 
@@ -113,6 +118,7 @@ impl Sending {
             last_activity: now,
             pushing: 0,
             push_length: PUSH_AFTER_MISS / 2,
+            failed_referrals: 0,
             ended: false,
         }
     }
@@ -159,6 +165,9 @@ impl Sending {
                 let (record, digest) = (minter.neighbours.record(), &retained.block.reference().digest);
                 if retained.fetched { record.handle_received(digest) } else { record.learn(digest) }
             }
+            if retained.referred.is_some() && !retained.fetched {
+                self.failed_referrals = 0;
+            }
         }
         while self.taken < blocks {
             let Some(digest) = self.on_the_way.pop_front() else { break };
@@ -192,10 +201,15 @@ impl Sending {
                 record.handle_sent(&digest);
             }
         }
-        if self.pushing == 0 {
-            self.push_length = (self.push_length * 2).min(PUSH_AFTER_MISS_MAX);
+        self.failed_referrals += u32::from(!refer);
+        // Who has neighbours with the blocks gets more of them there, unless that fails again and again.
+        if refer || self.failed_referrals > REFERRALS_FAILED_MAX {
+            self.failed_referrals = 0;
+            if self.pushing == 0 {
+                self.push_length = (self.push_length * 2).min(PUSH_AFTER_MISS_MAX);
+            }
+            self.pushing = self.push_length;
         }
-        self.pushing = self.push_length;
         FetchAnswer::Block(retained.block.bytes().clone())
     }
 
@@ -455,8 +469,6 @@ mod tests {
         let FetchAnswer::Refer(referral) = two.handle_fetch(0, true) else { panic!("edge 1 has it") };
         assert_eq!((referral.node, referral.wait_ms), (NodeId([1; 32]), 0));
         assert!(matches!(two.handle_fetch(0, false), FetchAnswer::Block(_)));
-        read(&mut two, 2);
-        assert!(matches!(two.poll_frame(), Some(Frame::Data(..))), "the flow pushes for a while");
         let mut three = half(&site, 3, 1 << 20);
         read(&mut three, 1);
         assert!(matches!(three.poll_frame(), Some(Frame::Ref { .. })), "edge 2 will have it");

@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use wanigan_parsers::peer::{Frame, FrameError, FrameReader};
 
 use super::Dial;
+use super::buffers::Buffers;
 use super::channel::{Channel, ChannelError};
 use super::requests::{Answer, Failed, Patience, Requests};
 use super::serving::REQUESTS_MAX;
@@ -85,6 +87,8 @@ pub(super) struct ConnectionSettings {
     pub(super) tls: Arc<ClientConfig>,
     /// Makes the TCP connection.
     pub(super) dial: Dial,
+    /// Where the memory of blocks comes from.
+    pub(super) buffers: Buffers,
     /// How long it is given.
     pub(super) patience: Patience,
     /// Hears who the peer is once the connection stands.
@@ -250,12 +254,14 @@ async fn carry(
     commands: &mut mpsc::Receiver<Command>,
     requests: &mut Requests<Reply>,
 ) -> Ended {
+    let buffers = settings.buffers.clone();
     match open(settings).await {
         Ok((channel, exporter)) => {
             let conversation = Conversation {
                 channel,
                 exporter,
                 reader: FrameReader::default(),
+                buffers,
                 requests,
                 out: Vec::new(),
                 heard: false,
@@ -271,7 +277,7 @@ async fn carry(
 }
 
 async fn open(settings: ConnectionSettings) -> Result<(Channel, Exporter), Ended> {
-    let ConnectionSettings { address, tls, dial, patience, greet } = settings;
+    let ConnectionSettings { address, tls, dial, patience, greet, buffers: _ } = settings;
     let tcp = dial(address, patience.dial).await.map_err(Ended::Dial)?;
     let channel = timeout(patience.handshake, Channel::connect(tcp, tls))
         .await
@@ -286,6 +292,7 @@ struct Conversation<'a> {
     channel: Channel,
     exporter: Exporter,
     reader: FrameReader,
+    buffers: Buffers,
     requests: &'a mut Requests<Reply>,
     /// Frames that were not handed to the channel yet.
     out: Vec<u8>,
@@ -307,6 +314,9 @@ impl Conversation<'_> {
                 // While the socket is full, requests stay where they are.
                 command = commands.recv(), if self.channel.is_flushed() => {
                     let Some(command) = command else { return Err(Ended::Idle) };
+                    // Whoever else is about to ask comes first: many requests then cost one write, and where nobody
+                    // is, this costs nothing.
+                    yield_now().await;
                     self.handle_commands(command, commands)?;
                 }
                 ready = self.channel.ready(true) => {
@@ -361,16 +371,22 @@ impl Conversation<'_> {
 
     fn read(&mut self) -> Result<(), Ended> {
         let now = Instant::now();
+        let buffers = &self.buffers;
         let (reader, requests, heard) = (&mut self.reader, &mut *self.requests, &mut self.heard);
         let read = self.channel.receive(READS_AT_ONCE, |mut bytes| {
             *heard = true;
             requests.handle_heard(now);
-            while let Some(frame) = reader.read(&mut bytes)? {
+            loop {
+                if reader.needs_memory()
+                    && let Some(memory) = buffers.take()
+                {
+                    reader.lend(memory);
+                }
+                let Some(frame) = reader.read(&mut bytes)? else { return Ok(()) };
                 if let Some((reply, answer)) = requests.handle_frame(frame)? {
                     reply.send(Ok(answer));
                 }
             }
-            Ok(())
         });
         self.used = now;
         match read {

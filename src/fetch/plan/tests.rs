@@ -111,6 +111,34 @@ fn a_peer_that_gives_nothing_is_hedged_with_the_core_and_the_first_wins() {
 }
 
 #[test]
+fn a_peer_that_keeps_one_block_back_and_gives_others_is_hedged_too() {
+    let mut plan = plan();
+    let start = Instant::now();
+    got_from_peer(&mut plan, 9, start);
+    for n in 2.. {
+        let now = start + MS * 300 * u32::from(n - 1);
+        plan.handle_timeout(now);
+        if now >= start + HEDGE_LATEST {
+            break;
+        }
+        plan.handle_want(FlowKey(2), &[want(u64::from(n), n)], now);
+        let asked = actions(&mut plan);
+        let entry = match &asked[..] {
+            [Action::Get { entry, .. }] => *entry,
+            [Action::Ask(_)] => {
+                plan.handle_asked(&[reference(n)], Some(now + MS * 20), now);
+                plan.handle_answer(&answer(9, &[n], false), now);
+                get(&actions(&mut plan), 9)
+            }
+            other => panic!("{other:?}"),
+        };
+        plan.handle_got(entry, node(9), Ok(block(n)), now);
+        actions(&mut plan);
+    }
+    assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { flow: FlowKey(1), refer: false, .. }]));
+}
+
+#[test]
 fn a_lying_peer_is_shunned_and_the_next_source_asked() {
     let mut plan = plan();
     let now = Instant::now();
@@ -130,6 +158,22 @@ fn a_referral_is_followed_once_and_then_the_core_gives_the_bytes() {
     let entry = get(&actions(&mut plan), 9);
     plan.handle_got(entry, node(9), Err(GetOutcome::Gone), now);
     assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { refer: false, .. }]));
+}
+
+#[test]
+fn an_edge_that_was_tried_on_a_guess_is_tried_again_when_the_core_names_it_and_once_only() {
+    let mut plan = plan();
+    let now = Instant::now();
+    let entry = got_from_peer(&mut plan, 9, now);
+    plan.handle_got(entry, node(9), Err(GetOutcome::Gone), now);
+    plan.handle_timeout(now + MS * 20);
+    actions(&mut plan);
+    plan.handle_core(FlowKey(1), 0, CoreAnswer::Refer(referral(9, 0)), now);
+    let entry = get(&actions(&mut plan), 9);
+    plan.handle_got(entry, node(9), Err(GetOutcome::Gone), now);
+    assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { refer: false, .. }]));
+    plan.handle_core(FlowKey(1), 0, CoreAnswer::Refer(referral(9, 0)), now);
+    assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { refer: false, .. }]), "a core that insists");
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn alone(lab: &Lab) -> Result<Alone> {
 /// Reads a file on all hosts at once; counts until the link is quiet again and the slowest has it.
 fn read(lab: &Lab, hosts: &[&Namespace], file: &WebFile) -> Result<Cost> {
     let mut slowest = Duration::ZERO;
-    let wan_bytes = lab.wan().crossed(Duration::from_millis(300), || {
+    let wan_bytes = lab.wan().crossed(QUIET, || {
         let curl = |host| Curl::new(host, lab.directory()).get(&file.name, LIMIT);
         let received: Vec<_> = thread::scope(|scope| {
             let reads: Vec<_> = hosts.iter().map(|host| scope.spawn(move || curl(*host))).collect();
@@ -115,3 +115,5 @@ fn middle(mut seconds: Vec<f64>) -> f64 {
 const EDGES: usize = 8;
 const ROUNDS: usize = 10;
 const ALONE_BYTES: usize = 16 << 20;
+/// Links are kept alive: with two there is seldom a longer silence.
+const QUIET: Duration = Duration::from_millis(100);
