@@ -33,6 +33,7 @@ use crate::flow::window::Window;
 use crate::flow::{End, Flow};
 use crate::metrics::Metrics;
 use crate::pki::{self, NodeIdentity, PeerIdentity};
+use crate::proof::LINK_EXPORTER_LABEL;
 use crate::referral::{Holder, Holders, Neighbours};
 use crate::relay;
 use crate::secret_file::{self, SecretFileError};
@@ -257,7 +258,7 @@ impl Core {
                     core.handle_flow(&link, &edge, stream).await
                 }
                 Ok(Some(StreamKind::Fetch)) => link.answer_fetch(send, recv).await,
-                Ok(Some(StreamKind::Rekey)) => core.answer_rekey(send, recv).await,
+                Ok(Some(StreamKind::Rekey)) => core.answer_rekey(&link, send, recv).await,
                 Ok(Some(StreamKind::Control) | None) => Err(LinkError::Unexpected),
                 Err(error) => Err(error.into()),
             };
@@ -278,11 +279,17 @@ impl Core {
     }
 
     /// Gives an edge the new names of blocks that it has.
-    async fn answer_rekey(&self, mut send: SendStream, mut recv: RecvStream) -> Result<(), LinkError> {
+    async fn answer_rekey(
+        &self,
+        link: &Link,
+        mut send: SendStream,
+        mut recv: RecvStream,
+    ) -> Result<(), LinkError> {
         let Frame::Rekey { key, blocks } = read_frame(&mut recv, &mut FrameReader::default()).await? else {
             return Err(LinkError::Unexpected);
         };
-        let (key, secrets) = self.naming.rename(key, &blocks);
+        let exporter = link.exporter(LINK_EXPORTER_LABEL).ok_or(LinkError::Unexpected)?;
+        let (key, secrets) = self.naming.rename(key, &blocks, &exporter);
         let mut bytes = Vec::new();
         Frame::<Bytes>::Rekeyed { key, secrets }.encode(&mut bytes);
         send.write_all(&bytes).await?;

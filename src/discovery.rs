@@ -173,6 +173,7 @@ impl Discovery {
         let task = Task {
             ways,
             transfer_port: state.transfer_port,
+            listen: settings.listen.ip().to_canonical(),
             reached: reached_in,
             static_peers: settings.static_peers.iter().map(|peer| canonical(*peer)).collect(),
             names: settings.interfaces,
@@ -260,6 +261,7 @@ impl Discovery {
 struct Task {
     ways: Ways,
     transfer_port: u16,
+    listen: IpAddr,
     reached: watch::Sender<Vec<SocketAddr>>,
     static_peers: Vec<SocketAddr>,
     names: Vec<String>,
@@ -373,7 +375,13 @@ impl Task {
             tracing::info!(interfaces = ?names, port = self.sockets.port(), "looking for peers");
             self.chosen = chosen;
         }
-        let reached = reached_at(&self.chosen, self.transfer_port);
+        let mut reached = reached_at(&self.chosen, self.transfer_port);
+        // One address alone, or one family, is what peers are served at.
+        reached.retain(|at| match self.listen {
+            IpAddr::V4(listen) if listen.is_unspecified() => at.is_ipv4(),
+            IpAddr::V6(listen) if listen.is_unspecified() => true,
+            listen => at.ip() == listen,
+        });
         self.reached.send_if_modified(|known| std::mem::replace(known, reached.clone()) != reached);
         self.sockets.listen_on(&self.chosen);
         self.destinations = destinations(&self.chosen, self.ways, &self.static_peers, self.sockets.port());

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 use tracing::debug;
 
 pub mod plan;
@@ -90,6 +90,15 @@ enum Event {
     Want { flow: FlowKey, port: Port, wants: Vec<Want> },
     End(FlowKey),
     Arrived(Block),
+}
+
+impl Event {
+    fn wants(self) -> Option<Vec<Want>> {
+        match self {
+            Self::Want { wants, .. } => Some(wants),
+            Self::End(_) | Self::Arrived(_) => None,
+        }
+    }
 }
 
 /// A flow as the fetcher sees it.
@@ -198,14 +207,17 @@ impl FlowFetches {
         let inbox = self.fetcher.as_ref().map(|fetcher| fetcher.inbox.clone());
         self.used |= inbox.is_some();
         async move {
-            match inbox {
-                Some(inbox) => drop(inbox.send(Event::Want { flow, port, wants }).await),
-                // A node that fetches nothing cannot be told of blocks by name.
-                None => {
-                    for want in wants {
-                        let _ = port.replies.send((want.number, None)).await;
-                    }
+            let replies = port.replies.clone();
+            // A node that fetches nothing cannot be told of blocks by name.
+            let refused = match inbox {
+                Some(inbox) => {
+                    let taken = inbox.send(Event::Want { flow, port, wants }).await;
+                    taken.err().and_then(|mpsc::error::SendError(event)| event.wants())
                 }
+                None => Some(wants),
+            };
+            for want in refused.unwrap_or_default() {
+                let _ = replies.send((want.number, None)).await;
             }
         }
     }
@@ -342,7 +354,9 @@ impl Owner {
             }
             Action::Look(reference) => {
                 let store = self.store.clone();
-                self.looks.spawn(async move { store.get(&reference).await });
+                // A disk that hangs must not gather questions.
+                let look = async move { timeout(LOOK_DEADLINE, store.get(&reference)).await.ok().flatten() };
+                self.looks.spawn(look);
             }
             Action::Cancel { entry, peer } => {
                 if let Some(running) = self.running.remove(&(entry, peer)) {
@@ -371,7 +385,10 @@ impl Owner {
         names: Vec<Reference>,
         wait: Duration,
     ) {
-        let Some(Lan { peers, .. }) = self.lan.clone() else { return };
+        let Some(Lan { peers, .. }) = self.lan.clone() else {
+            // Referred to a neighbour, though this node speaks to none.
+            return self.plan.handle_got(entry, peer, Err(GetOutcome::Lost), Instant::now());
+        };
         let running = self.gets.spawn(async move {
             let result = get(&peers, peer, &addresses, &names, wait).await;
             Got { entry, peer, result }
@@ -472,7 +489,8 @@ async fn get(
                 break;
             }
         }
-        if !matches!(result, Err(GetError::Lost)) {
+        // Whoever is at a wrong address may answer there, and is refused.
+        if !matches!(result, Err(GetError::Lost | GetError::Refused)) {
             break;
         }
     }
@@ -494,6 +512,9 @@ async fn until(deadline: Option<Instant>) {
         None => pending().await,
     }
 }
+
+/// How long a block that may have come meanwhile may take from the disk.
+const LOOK_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Addresses of one peer that are tried for one block.
 const ADDRESSES_TRIED: usize = 2;

@@ -25,6 +25,7 @@ pub mod pki;
 pub mod proof;
 pub mod referral;
 pub mod relay;
+pub mod renaming;
 pub mod secret_file;
 pub mod server_secret;
 pub mod shim;

@@ -54,7 +54,7 @@ use self::buffers::Buffers;
 use self::connection::{Connection, ConnectionSettings, Slot, Unanswered, Wanted};
 use self::requests::{Answer, Patience};
 use crate::addr::{NodeId, ServerAddr};
-use crate::block::{Block, BlockHash, KeyId, Reference, Tag};
+use crate::block::{Block, BlockHash, KeyId, Reference, Tag, digest};
 use crate::drain::Drain;
 use crate::fault::GetOutcome;
 use crate::metrics::{Metrics, PeerMetrics};
@@ -201,7 +201,7 @@ impl Peers {
         let began = Instant::now();
         let ledger = self.with_book(|book| book.open(peer, address, began));
         let got = match self.ask(peer, address, reference, wait).await {
-            Ok(bytes) => Block::verify(*reference, bytes).map_err(|_| GetError::Wrong),
+            Ok(bytes) => verify(*reference, bytes),
             Err(error) => Err(error),
         };
         let metrics = self.metrics();
@@ -392,6 +392,14 @@ impl fmt::Debug for Peers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Peers")
     }
+}
+
+/// Checks what a peer sent. Proofs cover the digest and no length: a peer whose bytes have the digest is not to blame
+/// when the reference claims another length for them.
+fn verify(reference: Reference, bytes: Bytes) -> Result<Block, GetError> {
+    let sent = bytes.clone();
+    Block::verify(reference, bytes)
+        .map_err(|_| if digest(&sent) == reference.digest { GetError::Gone } else { GetError::Wrong })
 }
 
 fn outcome(got: &Result<Block, GetError>) -> GetOutcome {

@@ -9,6 +9,8 @@
 //! | [`ask`] | requester, in a datagram to everybody | tag, nonce, time, requester |
 //! | [`have`] | responder, in a datagram to the requester | tag, both nonces, both nodes, time, "soon" |
 //! | [`get`] | requester, inside TLS to the responder | tag, this very TLS connection |
+//! | [`rekey`] | edge, on the link to a core | tag, this very link |
+//! | [`rekeyed`] | core, on the link to the edge | tag, this very link, the block's new name |
 //!
 //! Time is the domain's: milliseconds since 1970 as the core of the key id counts them (see the link's WELCOME), so
 //! a node's own clock may be wrong by hours.
@@ -18,7 +20,7 @@ use std::collections::{HashSet, VecDeque};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use crate::addr::NodeId;
-use crate::block::{BlockHash, Tag};
+use crate::block::{BlockHash, Named, Tag};
 
 /// A number used once, chosen at random by whoever sends it.
 pub type Nonce = [u8; 16];
@@ -31,6 +33,9 @@ pub type Exporter = [u8; 32];
 
 /// Label of the exported keying material that [`get`] binds.
 pub const EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL wanigan get v1";
+
+/// Label of the exported keying material that [`rekey`] and [`rekeyed`] bind.
+pub const LINK_EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL wanigan rekey v1";
 
 /// The statement of an ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +89,19 @@ pub fn have(hash: &BlockHash, tag: &Tag, have: &Have) -> Proof {
 #[must_use]
 pub fn get(hash: &BlockHash, tag: &Tag, exporter: &Exporter) -> Proof {
     hash.authenticate(&[b"wanigan get v1", &tag.0, exporter])
+}
+
+/// Proves to the core at the other end of a link that the edge was given the block's older name, to which hash and tag
+/// belong.
+#[must_use]
+pub fn rekey(hash: &BlockHash, tag: &Tag, exporter: &Exporter) -> Proof {
+    hash.authenticate(&[b"wanigan rekey v1", &tag.0, exporter])
+}
+
+/// Proves to the edge at the other end of a link that the core knows the block's older name, and gives it a new one.
+#[must_use]
+pub fn rekeyed(hash: &BlockHash, tag: &Tag, exporter: &Exporter, new: &Named) -> Proof {
+    hash.authenticate(&[b"wanigan rekeyed v1", &tag.0, exporter, &new.key.0, &new.secret.0])
 }
 
 /// Compares two proofs in constant time.

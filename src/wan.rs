@@ -429,16 +429,24 @@ impl Link {
         Ok(())
     }
 
-    /// Asks the core for the new names of blocks that this edge has under an older server secret: a secret for each,
-    /// zeros where the core gives none.
+    /// Returns keying material that this very connection alone has (RFC 8446 section 7.5).
+    #[must_use]
+    pub fn exporter(&self, label: &[u8]) -> Option<[u8; 32]> {
+        let mut material = [0; 32];
+        self.0.connection.export_keying_material(&mut material, label, b"").ok()?;
+        Some(material)
+    }
+
+    /// Asks the core for the new names of blocks that this edge has under an older server secret, each with its proof:
+    /// a secret and a proof for each, zeros where the core gives none.
     ///
     /// # Errors
     /// [`LinkError`] when the link breaks or the core does not answer as it should.
     pub async fn rekey(
         &self,
         key: KeyId,
-        blocks: Vec<(Digest, Secret)>,
-    ) -> Result<(KeyId, Vec<Secret>), LinkError> {
+        blocks: Vec<(Digest, [u8; 32])>,
+    ) -> Result<(KeyId, Vec<(Secret, [u8; 32])>), LinkError> {
         let _permit = self.0.fetch_permits.acquire().await.expect("the semaphore is never closed");
         let (mut send, mut recv) = self.0.connection.open_bi().await?;
         let count = blocks.len();

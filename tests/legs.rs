@@ -132,7 +132,7 @@ async fn pair(server: SocketAddr, edge_settings: &str) -> Pair {
         dir,
         "gw",
         &format!(
-            "{edge_settings}\n[store]\nsize = '16 MiB'\n[[edge.intercept]]\nmode = 'listen'\nlisten = '{listen}'\n\
+            "{edge_settings}\n[peers]\nenabled = false\n[store]\nsize = '16 MiB'\n[[edge.intercept]]\nmode = 'listen'\nlisten = '{listen}'\n\
              server = '{server}'\n[[edge.route]]\nservers = ['127.0.0.1']\ncore = '{core_address}'"
         ),
     );

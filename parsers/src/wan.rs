@@ -34,8 +34,8 @@
 //! | 21 | BLOCK | number u64, bytes |
 //! | 22 | GONE | number u64 |
 //! | 23 | REFER | node id 32, wait u32 (ms), count u8, addresses, count u16, numbers u64 each |
-//! | 24 | REKEY | older key id 8, count u16, each digest 32, older secret 32 |
-//! | 25 | REKEYED | key id 8, count u16, secrets 32 each |
+//! | 24 | REKEY | older key id 8, count u16, each digest 32, proof 32 |
+//! | 25 | REKEYED | key id 8, count u16, each secret 32, proof 32 |
 //!
 //! A PROGRESS of flow 2^64 - 1 concerns no flow: it is a sign of life with a number in `resolved`, which a core returns
 //! with its time (ms since 1970) in `credit`.
@@ -393,15 +393,16 @@ pub enum Frame<B> {
     Rekey {
         /// The older server secret.
         key: KeyId,
-        /// The blocks with their older secrets, which prove that the edge was given them; at most [`REKEY_BLOCKS_MAX`].
-        blocks: Vec<(Digest, Secret)>,
+        /// The blocks, each with a proof that the edge was given its older name; at most [`REKEY_BLOCKS_MAX`].
+        blocks: Vec<(Digest, [u8; 32])>,
     },
     /// The core's answer to REKEY, block by block.
     Rekeyed {
         /// The current server secret.
         key: KeyId,
-        /// A secret for each block; zeros for those whose older secret was none of the core's.
-        secrets: Vec<Secret>,
+        /// A secret for each block, with a proof that the core knows its older name; zeros for those whose proof was
+        /// wrong.
+        secrets: Vec<(Secret, [u8; 32])>,
     },
 }
 

@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use wanigan_parsers::wan::{Digest, KeyId, OlderKey, Secret};
+use wanigan_parsers::wan::{KeyId, OlderKey};
 
 use crate::block::{Naming, ServerSecret};
 use crate::config::Proofs;
 use crate::drain::Drain;
+use crate::proof::Exporter;
+use crate::renaming;
 use crate::secret_file::SecretFileError;
 use crate::server_secret::{Secrets, ServerSecrets};
 use crate::wan::{Keys, Link};
@@ -82,17 +84,16 @@ impl CoreNaming {
         }
     }
 
-    /// Returns the current secrets of blocks that an edge has under the older server secret: for each whose older
-    /// secret is right, which only those know who were given it. Zeros for the others, and for all after the grace.
+    /// Answers an edge that has blocks under the older server secret.
     #[must_use]
-    pub(super) fn rename(&self, key: KeyId, blocks: &[(Digest, Secret)]) -> (KeyId, Vec<Secret>) {
+    pub(super) fn rename(
+        &self,
+        key: KeyId,
+        questions: &[renaming::Question],
+        exporter: &Exporter,
+    ) -> (KeyId, Vec<renaming::Answer>) {
         let naming = self.naming.read().unwrap_or_else(PoisonError::into_inner);
-        let older = naming.older.as_ref().filter(|older| older.id() == key);
-        let secrets = blocks.iter().map(|(digest, secret)| match older {
-            Some(older) if older.name(digest).secret == *secret => naming.current.name(digest).secret,
-            _ => Secret([0; 32]),
-        });
-        (naming.current.id(), secrets.collect())
+        renaming::answer(&naming, key, questions, exporter)
     }
 }
 
@@ -106,23 +107,4 @@ fn keys_of(secrets: &Secrets) -> Keys {
         left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
     });
     Keys { key: secrets.current.id(), older }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_who_has_the_older_name_of_a_block_gets_its_new_one() {
-        let (older, current) = (ServerSecret::new([1; 32]), ServerSecret::new([2; 32]));
-        let naming = Naming { current: current.clone(), older: Some(older.clone()) };
-        let naming = CoreNaming { naming: Arc::new(RwLock::new(naming)), secrets: None };
-        let (one, two) = (Digest([1; 32]), Digest([2; 32]));
-        let asked = [(one, older.name(&one).secret), (two, Secret([9; 32]))];
-        let (key, secrets) = naming.rename(older.id(), &asked);
-        assert_eq!(key, current.id());
-        assert_eq!(secrets, [current.name(&one).secret, Secret([0; 32])]);
-        let (_, secrets) = naming.rename(KeyId([7; 8]), &asked);
-        assert_eq!(secrets, [Secret([0; 32]); 2], "a key that is no longer good");
-    }
 }

@@ -11,7 +11,8 @@
 //!    the core says so, at most [`ROUNDS_MAX`] times.
 //!
 //! A peer that gives nothing for [`HEDGE_AFTER`] is left for a while, and what it owes is fetched from the core
-//! beside it; whichever comes first is taken. A flow whose core no longer has the block leaves it to the others that
+//! beside it; whichever comes first is taken. So is a peer that neither gives a block it was to wait for, nor says that
+//! it did not come. A flow whose core no longer has the block leaves it to the others that
 //! wait; when none of them can get it either, each is told that nobody can.
 //!
 //! Everything is bounded by what flows look ahead: so many entries, wants and requests; peers by [`PEERS_MAX`].
@@ -554,9 +555,9 @@ impl Plan {
     fn hedge(&mut self, id: EntryId, now: Instant) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let mut late = false;
-        for get in entry.gets.iter().filter(|get| get.of.wait.is_zero()) {
+        for get in &entry.gets {
             if let Some(peer) = self.peers.get_mut(&get.of.peer)
-                && peer.hedge_at(get.since) <= now
+                && peer.hedge_at(get) <= now
             {
                 late = true;
                 peer.fail(AVOID_SLOW, now);
@@ -662,8 +663,8 @@ impl Plan {
         let hedge = entry
             .gets
             .iter()
-            .filter(|get| get.of.wait.is_zero() && entry.core.is_none() && entry.core_flow().is_some())
-            .filter_map(|get| Some(self.peers.get(&get.of.peer)?.hedge_at(get.since)))
+            .filter(|_| entry.core.is_none() && entry.core_flow().is_some())
+            .filter_map(|get| Some(self.peers.get(&get.of.peer)?.hedge_at(get)))
             .min();
         let timer = [asked, hedge, entry.awaited].into_iter().flatten().min();
         if timer != entry.timer {
@@ -801,10 +802,13 @@ impl Peer {
         service * u128::from(self.outstanding + 1) * u128::from(u32::from(self.load) + 64) / 64
     }
 
-    /// Returns when the core is asked beside a request to this peer, unless a block of it comes first.
-    fn hedge_at(&self, since: Instant) -> Instant {
+    /// Returns when the core is asked beside a request to this peer, unless a block of it comes first; where the peer
+    /// was given time to wait for the block itself, that is over by then. Others that come put it off, though not for
+    /// ever: a peer may keep one back.
+    fn hedge_at(&self, get: &Get) -> Instant {
         let patience = (self.service.unwrap_or_default() * 4).clamp(HEDGE_AFTER, HEDGE_AFTER_MAX);
-        self.last_block.map_or(since, |last| last.max(since)) + patience
+        let due = get.since + get.of.wait;
+        (self.last_block.map_or(due, |last| last.max(due)) + patience).min(due + HEDGE_LATEST)
     }
 }
 
@@ -816,6 +820,9 @@ pub const PEER_GETS_MAX: u32 = 16;
 pub const HEDGE_AFTER: Duration = Duration::from_millis(400);
 /// See [`HEDGE_AFTER`].
 pub const HEDGE_AFTER_MAX: Duration = Duration::from_millis(700);
+
+/// How long one block may be overdue at a peer that gives others.
+pub const HEDGE_LATEST: Duration = Duration::from_secs(2);
 
 /// How often the core may say that a block is still on its way to another edge.
 pub const ROUNDS_MAX: u32 = 20;

@@ -194,6 +194,19 @@ async fn a_peer_that_lies_is_shunned_with_all_its_connections_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_is_not_to_blame_for_a_reference_with_a_wrong_length() {
+    let net = Net::new();
+    let (has, asks) = (net.serve("b", 0..1, None).await, net.peers("a"));
+    let right = *block(0).reference();
+    for len in [right.len - 1, right.len + 1] {
+        let wrong = Reference { len, ..right };
+        assert_eq!(asks.peers.get(has.id, has.address, &wrong, NO_WAIT).await.unwrap_err(), GetError::Gone);
+    }
+    assert!(!asks.peers.is_shunned(has.id));
+    assert!(has.ask(&asks.peers, &block(0), NO_WAIT).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_and_other_nodes_than_the_expected_are_refused() {
     let (ours, theirs) = (Net::new(), Net::new());
     let has = ours.serve("b", 0..1, None).await;

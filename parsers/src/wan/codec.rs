@@ -193,16 +193,19 @@ impl<B: AsRef<[u8]>> Frame<B> {
             Self::Rekey { key, blocks } => {
                 out.extend_from_slice(&key.0);
                 encode_count(blocks.len(), out);
-                for (digest, secret) in blocks {
+                for (digest, proof) in blocks {
                     out.extend_from_slice(&digest.0);
-                    out.extend_from_slice(&secret.0);
+                    out.extend_from_slice(proof);
                 }
                 REKEY
             }
             Self::Rekeyed { key, secrets } => {
                 out.extend_from_slice(&key.0);
                 encode_count(secrets.len(), out);
-                secrets.iter().for_each(|secret| out.extend_from_slice(&secret.0));
+                for (secret, proof) in secrets {
+                    out.extend_from_slice(&secret.0);
+                    out.extend_from_slice(proof);
+                }
                 REKEYED
             }
         };
@@ -252,7 +255,7 @@ fn payload_bytes_max(kind: u8) -> Option<usize> {
         FETCH => Some(8 + 1 + 2 + 8 * FETCH_NUMBERS_MAX),
         REFER => Some(32 + 4 + 1 + ADDRESS_BYTES_MAX * ADDRESSES_MAX + 2 + 8 * FETCH_NUMBERS_MAX),
         REKEY => Some(8 + 2 + 64 * REKEY_BLOCKS_MAX),
-        REKEYED => Some(8 + 2 + 32 * REKEY_BLOCKS_MAX),
+        REKEYED => Some(8 + 2 + 64 * REKEY_BLOCKS_MAX),
         HELLO | WELCOME | REFUSE | PROGRESS | KEYS | REACHED | OPEN | OPENED | REF | REF_OLDER | FIN
         | RESET | RELEASE | GONE => Some(256),
         _ => None,
@@ -324,13 +327,15 @@ fn payload_of(kind: u8, input: &[u8]) -> IResult<&[u8], Frame<&[u8]>> {
         })
         .parse(input),
         REKEY => map(
-            (array, length_count(count_to(REKEY_BLOCKS_MAX), (map(array, Digest), map(array, Secret)))),
+            (array, length_count(count_to(REKEY_BLOCKS_MAX), (map(array, Digest), array))),
             |(key, blocks)| Frame::Rekey { key: KeyId(key), blocks },
         )
         .parse(input),
         REKEYED => {
-            map((array, length_count(count_to(REKEY_BLOCKS_MAX), map(array, Secret))), |(key, secrets)| {
-                Frame::Rekeyed { key: KeyId(key), secrets }
+            let named = (map(array, Secret), array);
+            map((array, length_count(count_to(REKEY_BLOCKS_MAX), named)), |(key, secrets)| Frame::Rekeyed {
+                key: KeyId(key),
+                secrets,
             })
             .parse(input)
         }
@@ -536,8 +541,11 @@ mod tests {
                 referral: Referral { node: NodeId([6; 32]), wait_ms: 5, addresses: vec![v6] },
                 numbers: vec![2, 3],
             },
-            Frame::Rekey { key: KeyId([3; 8]), blocks: vec![(Digest([1; 32]), Secret([2; 32]))] },
-            Frame::Rekeyed { key: KeyId([4; 8]), secrets: vec![Secret([5; 32]), Secret([6; 32])] },
+            Frame::Rekey { key: KeyId([3; 8]), blocks: vec![(Digest([1; 32]), [2; 32])] },
+            Frame::Rekeyed {
+                key: KeyId([4; 8]),
+                secrets: vec![(Secret([5; 32]), [6; 32]), (Secret([7; 32]), [8; 32])],
+            },
             Frame::Block(5, b"xyz".to_vec()),
             Frame::Gone(6),
         ]

@@ -111,6 +111,34 @@ fn a_peer_that_gives_nothing_is_hedged_with_the_core_and_the_first_wins() {
 }
 
 #[test]
+fn a_peer_that_keeps_one_block_back_and_gives_others_is_hedged_too() {
+    let mut plan = plan();
+    let start = Instant::now();
+    got_from_peer(&mut plan, 9, start);
+    for n in 2.. {
+        let now = start + MS * 300 * u32::from(n - 1);
+        plan.handle_timeout(now);
+        if now >= start + HEDGE_LATEST {
+            break;
+        }
+        plan.handle_want(FlowKey(2), &[want(u64::from(n), n)], now);
+        let asked = actions(&mut plan);
+        let entry = match &asked[..] {
+            [Action::Get { entry, .. }] => *entry,
+            [Action::Ask(_)] => {
+                plan.handle_asked(&[reference(n)], Some(now + MS * 20), now);
+                plan.handle_answer(&answer(9, &[n], false), now);
+                get(&actions(&mut plan), 9)
+            }
+            other => panic!("{other:?}"),
+        };
+        plan.handle_got(entry, node(9), Ok(block(n)), now);
+        actions(&mut plan);
+    }
+    assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { flow: FlowKey(1), refer: false, .. }]));
+}
+
+#[test]
 fn a_lying_peer_is_shunned_and_the_next_source_asked() {
     let mut plan = plan();
     let now = Instant::now();
@@ -185,6 +213,27 @@ fn a_block_on_its_way_is_waited_for_while_the_core_says_so_and_not_for_ever() {
     let entry = get(&actions(&mut plan), 9);
     plan.handle_got(entry, node(9), Err(GetOutcome::Lost), now);
     assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { refer: false, .. }]), "it died");
+}
+
+#[test]
+fn a_peer_that_was_to_wait_for_a_block_and_says_nothing_afterwards_is_hedged_with_the_core() {
+    let now = Instant::now();
+    let mut referred = plan();
+    asked_core(&mut referred, now);
+    referred.handle_core(FlowKey(1), 0, CoreAnswer::Refer(referral(9, 1_000)), now);
+    let mut promised = plan();
+    promised.handle_want(FlowKey(1), &[want(0, 1)], now);
+    promised.handle_asked(&[reference(1)], Some(now + MS * 20), now);
+    actions(&mut promised);
+    promised.handle_answer(&answer(9, &[1], true), now);
+    for (mut plan, wait) in [(referred, MS * 1_000), (promised, SOON_WAIT)] {
+        get(&actions(&mut plan), 9);
+        let late = plan.poll_timeout().expect("the wait has an end");
+        assert_eq!(late, now + wait + HEDGE_AFTER);
+        plan.handle_timeout(late);
+        assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { refer: false, .. }]));
+        assert!(!plan.peers[&node(9)].is_usable(late));
+    }
 }
 
 #[test]
