@@ -1,4 +1,5 @@
 //! `wanigan peers` against nodes that run: a core, and two edges of one LAN, which is loopback here.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test and its helpers fail")]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -93,10 +94,8 @@ impl Office {
         authority.init().unwrap();
         let server = ContentServer::bind().await.unwrap();
         server.put(FILE, content(FILE_BYTES, 7));
-        let tables = format!(
-            "[core]\nlisten = \"127.0.0.1:0\"\nallow-servers = [\"{}\"]\n",
-            server.address()
-        );
+        let tables =
+            format!("[core]\nlisten = \"127.0.0.1:0\"\nallow-servers = [\"{}\"]\n", server.address());
         let config = configure(&authority, dir, "core", free_address().await, &tables);
         let core = node::start(&Config::load(&config).unwrap()).await.unwrap();
         // Far away, or the core would be as good as any peer.
