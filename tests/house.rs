@@ -260,6 +260,18 @@ fn errors_have_types_except_at_the_command_line() {
     );
 }
 
+/// Every name in backquotes that reads like a test's is one, so that what the threat model rests on is there.
+#[test]
+fn the_tests_that_the_threat_model_names_exist() {
+    let tests: String =
+        repository_files().iter().filter(|path| path.ends_with(".rs")).map(|path| read(path)).collect();
+    let text = read("docs/threat-model.md");
+    let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(|code| is_test_name(code)).collect();
+    assert!(named.len() > 40, "only {} tests are named", named.len());
+    let missing = named.into_iter().filter(|name| !tests.contains(&format!("fn {name}(")));
+    report(missing.map(|name| format!("docs/threat-model.md: there is no test {name}")).collect());
+}
+
 #[test]
 fn no_file_names_a_path_of_the_machine_it_was_written_on() {
     let mut paths: Vec<String> =
@@ -321,6 +333,12 @@ fn outside(dir: &str, text: &str, places: &[&str]) -> Vec<String> {
 
 fn is_at(path: &str, place: &str) -> bool {
     path == place || place.ends_with('/') && path.starts_with(place)
+}
+
+/// Test names are sentences: four words at least.
+fn is_test_name(code: &str) -> bool {
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    code.chars().all(is_name) && code.split('_').filter(|word| !word.is_empty()).count() >= 4
 }
 
 fn is_word(byte: u8) -> bool {

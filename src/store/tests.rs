@@ -57,6 +57,46 @@ async fn a_store_in_a_directory_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn a_thief_of_the_disk_without_the_key_finds_neither_content_nor_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig {
+        segment_bytes: 64 << 10,
+        ..StoreConfig::new(dir.path().join("store"), dir.path().join("key"), 8 << 20, 0)
+    };
+    let blocks: Vec<_> = (0..40).map(|n| block(n, 9000)).collect();
+    let store = Store::open(config.clone(), metrics()).unwrap();
+    blocks.iter().for_each(|block| store.put(block.clone()));
+    store.flush().await;
+    let older = *blocks[0].reference();
+    let adopted = older.under(ServerSecret::new([2; 32]).name(&older.digest));
+    assert!(store.adopt(&older, &adopted));
+    store.close().await;
+    drop(store);
+    let mut stolen = Vec::new();
+    for file in std::fs::read_dir(&config.dir).unwrap() {
+        stolen.extend(std::fs::read(file.unwrap().path()).unwrap());
+    }
+    assert!(stolen.len() > 40 * 9000, "there is something to search");
+    let adopted = std::iter::once(adopted.secret.0.to_vec());
+    let needles = blocks.iter().flat_map(|block| {
+        let reference = block.reference();
+        let tag = crate::block::tag(reference).0;
+        [
+            block.bytes()[..16].to_vec(),
+            reference.digest.0[..16].to_vec(),
+            reference.secret.0.to_vec(),
+            tag.to_vec(),
+        ]
+    });
+    for needle in needles.chain(adopted) {
+        assert!(!stolen.windows(needle.len()).any(|bytes| bytes == needle), "{needle:02x?} shows");
+    }
+    std::fs::remove_file(&config.key_file).unwrap();
+    let reopened = Store::open(config, metrics()).unwrap();
+    assert!(reopened.get(&older).await.is_none());
+}
+
+#[tokio::test]
 async fn a_stored_block_is_not_written_twice() {
     let disk = FaultDisk::new();
     let (store, metrics) = open(&disk, &config(4 << 20));

@@ -94,6 +94,25 @@ fn who_knows_the_tag_alone_gets_no_answer() {
 }
 
 #[test]
+fn who_guesses_the_content_of_a_keyed_block_learns_nothing() {
+    let mut lan = Lan::new(2);
+    let held = references(1, 2);
+    lan.nodes[1].holds.extend(held.iter().map(|block| (*block, false)));
+    for node in &mut lan.nodes {
+        node.state.handle_time(KeyId::PLAIN, TIME, lan.now);
+    }
+    // The content gives the digest, and with it everything of plain mode.
+    let guessed: Vec<Reference> = held.iter().map(plain).collect();
+    lan.ask(0, &guessed);
+    lan.deliver();
+    let mut ask = ask_of(&lan.ask_bytes(0, &guessed));
+    ask.key = held[0].key;
+    lan.hear(1, &ask.encode());
+    lan.deliver();
+    assert_eq!((lan.sent, lan.refusals()), (0, vec![]), "as if nothing were there");
+}
+
+#[test]
 fn a_proof_does_not_pass_for_another_requester_time_nonce_or_block() {
     let blocks = references(1, 2);
     let change: [Change<Ask, ()>; 5] = [
