@@ -164,8 +164,8 @@ enum Asked {
 struct Candidate {
     peer: NodeId,
     name: Reference,
-    /// It may be known by its other name in place of this one.
-    or_older: bool,
+    /// The core named the peer for this very block; it may know it by its older name.
+    referred: bool,
     soon: bool,
     source: Source,
     wait: Duration,
@@ -246,7 +246,7 @@ impl Plan {
                     entry.consider(Candidate {
                         peer,
                         name,
-                        or_older: false,
+                        referred: false,
                         soon: false,
                         source,
                         wait: Duration::ZERO,
@@ -299,7 +299,7 @@ impl Plan {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             let wait = if *soon { SOON_WAIT } else { Duration::ZERO };
             let (name, soon, source) = (*name, *soon, Source::Peer);
-            entry.consider(Candidate { peer, name, or_older: false, soon, source, wait });
+            entry.consider(Candidate { peer, name, referred: false, soon, source, wait });
             if !soon {
                 for (flow, _) in &entry.wants {
                     let flow = self.flows.entry(*flow).or_default();
@@ -327,7 +327,7 @@ impl Plan {
                 block.under(entry.reference)
             }
             Err(outcome) => {
-                if of.source == Source::Referral {
+                if of.referred {
                     entry.rounds += u32::from(waited);
                     if !waited {
                         entry.refused.push(peer);
@@ -521,7 +521,8 @@ impl Plan {
         entry.tried.push(of.peer);
         entry.gets.push(Get { of, since: now });
         let addresses = peer.addresses.clone();
-        let older = entry.names().filter(|name| of.or_older && *name != of.name);
+        // What is on its way comes under the name that it has at the core.
+        let older = entry.names().filter(|name| of.referred && of.wait.is_zero() && *name != of.name);
         let names = std::iter::once(of.name).chain(older).collect();
         self.actions.push_back(Action::Get { entry: id, peer: of.peer, addresses, names, wait: of.wait });
     }
@@ -544,11 +545,10 @@ impl Plan {
         }
         // It may have been tried before, on a guess, and have got the block since.
         entry.tried.retain(|peer| *peer != referral.node);
-        // What is on its way comes under the name that it has at the core.
-        let (name, or_older) = (entry.reference, wait.is_zero());
+        let (name, referred) = (entry.reference, true);
         entry.candidates.retain(|candidate| candidate.peer != referral.node);
         let (peer, source) = (referral.node, Source::Referral);
-        entry.candidates.push(Candidate { peer, name, or_older, soon: false, source, wait });
+        entry.candidates.push(Candidate { peer, name, referred, soon: false, source, wait });
     }
 
     /// Asks the core beside a peer that gives nothing, and prefers others for a while.

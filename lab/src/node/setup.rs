@@ -128,7 +128,7 @@ impl<'a> Setup<'a> {
         let mut command = self.namespace.command(&wanigan.to_string_lossy());
         // For whoever looks for a fault: WANIGAN_LAB_LOG=wanigan=debug.
         let log = std::env::var("WANIGAN_LAB_LOG").unwrap_or_else(|_| "info".to_owned());
-        command.args(["run", "-c"]).arg(file).env("RUST_LOG", log);
+        command.args(["run", "-c"]).arg(file).env("WANIGAN_LOG", log);
         if let Some(offset) = &self.clock {
             // What the program `faketime` does, but for a process of its own that would stand between us and the node.
             // A monotonic clock knows no date, so it cannot be wrong.

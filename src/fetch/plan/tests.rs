@@ -177,6 +177,23 @@ fn an_edge_that_was_tried_on_a_guess_is_tried_again_when_the_core_names_it_and_o
 }
 
 #[test]
+fn an_edge_that_was_named_for_one_block_and_lacks_another_is_no_failed_referral() {
+    let mut plan = plan();
+    let now = Instant::now();
+    asked_core(&mut plan, now);
+    plan.handle_core(FlowKey(1), 0, CoreAnswer::Refer(referral(9, 0)), now);
+    let entry = get(&actions(&mut plan), 9);
+    plan.handle_got(entry, node(9), Ok(block(1)), now);
+    actions(&mut plan);
+    plan.handle_want(FlowKey(1), &[want(1, 2)], now);
+    let entry = get(&actions(&mut plan), 9);
+    plan.handle_got(entry, node(9), Err(GetOutcome::Gone), now);
+    actions(&mut plan);
+    plan.handle_asked(&[reference(2)], None, now);
+    assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { refer: true, .. }]));
+}
+
+#[test]
 fn a_block_on_its_way_is_waited_for_while_the_core_says_so_and_not_for_ever() {
     let mut plan = plan();
     let now = Instant::now();
