@@ -387,10 +387,12 @@ mod tests {
             read(&mut sending, 1);
             sending.poll_frame();
         }
+        sending.handle_progress(0, 1, 0);
+        // Nobody else has it.
         assert!(
-            matches!(sending.handle_fetch(0, false), FetchAnswer::Block(bytes) if bytes.len() == CELL_BYTES)
+            matches!(sending.handle_fetch(0, true), FetchAnswer::Block(bytes) if bytes.len() == CELL_BYTES)
         );
-        assert_eq!(sending.handle_fetch(1, false), FetchAnswer::Gone);
+        assert_eq!(sending.handle_fetch(1, true), FetchAnswer::Gone);
         read(&mut sending, 1);
         assert!(matches!(sending.poll_frame(), Some(Frame::Data(..))));
     }

@@ -83,7 +83,8 @@ async fn run(operations: Vec<Operation>, memory: u64) {
                 let (old, new) = (nth(n), under(key, n));
                 if store.adopt(old.reference(), new.reference()) {
                     adopted.insert((n, key));
-                    assert!(store.knows(new.reference()));
+                    // The owner may drop the block's segment at any moment.
+                    assert!(store.knows(new.reference()) || !store.knows(old.reference()));
                 }
             }
             Operation::GetAdopted(n, key) => {
