@@ -358,8 +358,9 @@ impl Shared {
     }
 
     fn knows(&self, name: &Name) -> bool {
+        // In this order: the owner notes a block or a name in the table first, and lets it leave the queue then.
         let has = |tier: &DiskTier| {
-            tier.reader.table.contains(&name.hint()) || tier.queue.reference(name).is_some()
+            tier.queue.reference(name).is_some() || tier.reader.table.contains(&name.hint())
         };
         self.memory.contains(name) || self.tier.as_ref().is_some_and(has)
     }

@@ -73,8 +73,12 @@ async fn a_thief_of_the_disk_without_the_key_finds_neither_content_nor_names() {
     store.close().await;
     drop(store);
     let mut stolen = Vec::new();
-    for file in std::fs::read_dir(&config.dir).unwrap() {
-        stolen.extend(std::fs::read(file.unwrap().path()).unwrap());
+    let mut places = vec![config.dir.clone()];
+    while let Some(place) = places.pop() {
+        match std::fs::read_dir(&place) {
+            Ok(entries) => places.extend(entries.map(|entry| entry.unwrap().path())),
+            Err(_) => stolen.extend(std::fs::read(&place).unwrap()),
+        }
     }
     assert!(stolen.len() > 40 * 9000, "there is something to search");
     let adopted = std::iter::once(adopted.secret.0.to_vec());
