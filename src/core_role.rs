@@ -191,7 +191,13 @@ impl Core {
     async fn follow_reached(&self, link: &Link, holder: &Holder) {
         let mut reached = link.reached();
         while reached.changed().await.is_ok() {
-            let addresses = reached.borrow_and_update().clone();
+            let mut addresses = reached.borrow_and_update().clone();
+            // Others would dial them: none that means another host to each of them.
+            let local = link.remote_address().ip().to_canonical().is_loopback();
+            addresses.retain(|address| {
+                let ip = address.ip().to_canonical();
+                !ip.is_unspecified() && !ip.is_multicast() && (local || !ip.is_loopback())
+            });
             self.holders.handle_reached(holder, addresses);
         }
     }
