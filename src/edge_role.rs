@@ -171,7 +171,8 @@ fn start_links(
         QuicClientConfig::try_from(identity.edge_tls()).expect("TLS 1.3 has the initial cipher suite");
     let mut client = quinn::ClientConfig::new(Arc::new(crypto));
     client.transport_config(transport_config(&TransportSettings::of(config)));
-    let hello = Hello { store: store.id(), stores: true, shares: config.store.share && config.peers.enabled };
+    let asks = config.peers.enabled;
+    let hello = Hello { store: store.id(), stores: true, shares: config.store.share && asks, asks };
     settings
         .routes
         .cores()

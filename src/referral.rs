@@ -43,6 +43,7 @@ pub struct Holder {
 struct Presence {
     links: u32,
     shares: bool,
+    asks: bool,
     addresses: Vec<SocketAddr>,
 }
 
@@ -86,11 +87,12 @@ impl Holders {
         Some(Arc::clone(holder))
     }
 
-    /// Notes that a link to the edge stands; `shares` is what it said of itself.
-    pub fn handle_up(&self, holder: &Holder, shares: bool) {
+    /// Notes that a link to the edge stands, and what it said of itself: whether it gives blocks, and takes them.
+    pub fn handle_up(&self, holder: &Holder, shares: bool, asks: bool) {
         let mut presence = holder.presence();
         presence.links += 1;
         presence.shares = shares;
+        presence.asks = asks;
         drop(presence);
         self.changed();
     }
@@ -115,6 +117,9 @@ impl Holders {
 
     /// Returns who may be named to an edge, its own site first.
     fn others(&self, own: &Holder) -> Vec<Arc<Holder>> {
+        if !own.presence().asks {
+            return Vec::new();
+        }
         let edges = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
         let mut others: Vec<_> = edges
             .values()
@@ -252,8 +257,18 @@ mod tests {
         holders.handle_reached(&two, vec![address(2)]);
         holders.handle_down(&two);
         assert_eq!(view.refer(&D), None);
-        holders.handle_up(&two, false);
+        holders.handle_up(&two, false, true);
         assert_eq!(view.refer(&D), None);
+    }
+
+    #[test]
+    fn an_edge_that_takes_nothing_from_others_is_told_of_nobody() {
+        let holders = holders();
+        let (one, two) = (edge(&holders, 1, "lisbon"), edge(&holders, 2, "lisbon"));
+        two.record.learn(&D);
+        holders.handle_up(&one, true, false);
+        let mut view = Neighbours::new(holders.clone(), one);
+        assert!(!view.knows(&D) && view.refer(&D).is_none());
     }
 
     #[test]
@@ -278,7 +293,7 @@ mod tests {
         let site: SiteName = "lisbon".parse().unwrap();
         for n in 0..EDGES_MAX {
             let holder = holders.of(id(n), &site).unwrap();
-            holders.handle_up(&holder, true);
+            holders.handle_up(&holder, true, true);
         }
         assert!(holders.of(id(EDGES_MAX), &site).is_none());
         let gone = holders.of(id(0), &site).unwrap();
@@ -295,7 +310,7 @@ mod tests {
 
     fn edge(holders: &Holders, n: u8, site: &str) -> Arc<Holder> {
         let holder = holders.of(NodeId([n; 32]), &site.parse().unwrap()).unwrap();
-        holders.handle_up(&holder, true);
+        holders.handle_up(&holder, true, true);
         holders.handle_reached(&holder, vec![address(n)]);
         holder
     }

@@ -219,6 +219,7 @@ impl Link {
             store: hello.store,
             stores: hello.stores,
             shares: hello.shares,
+            asks: hello.asks,
         }
         .encode(&mut bytes);
         send.write_all(&bytes).await?;
@@ -605,6 +606,8 @@ pub struct Hello {
     pub stores: bool,
     /// Whether blocks are given to peers.
     pub shares: bool,
+    /// Whether blocks are taken from peers.
+    pub asks: bool,
 }
 
 async fn write_control(

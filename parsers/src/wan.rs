@@ -15,7 +15,7 @@
 //!
 //! | type | frame | payload |
 //! |--|--|--|
-//! | 01 | HELLO | min version u16, max version u16, store id 16, flags u8 (1 stores, 2 shares) |
+//! | 01 | HELLO | min version u16, max version u16, store id 16, flags u8 (1 stores, 2 shares, 4 asks) |
 //! | 02 | WELCOME | version u16, time u64 (ms since 1970), flows u32, retain u64 |
 //! | 03 | REFUSE | code u8 ([`Refusal`]) |
 //! | 04 | PROGRESS | flow u64, resolved u64, blocks u64, credit u64 |
@@ -296,6 +296,8 @@ pub enum Frame<B> {
         stores: bool,
         /// Whether the edge gives its blocks to peers.
         shares: bool,
+        /// Whether the edge takes blocks from peers.
+        asks: bool,
     },
     /// The core's answer to HELLO.
     Welcome {

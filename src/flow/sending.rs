@@ -504,7 +504,7 @@ mod tests {
     /// A core's half for a flow of an edge that shares.
     fn half(holders: &Arc<Holders>, edge: u8, budget: u64) -> Sending {
         let holder = holders.of(NodeId([edge; 32]), &"lisbon".parse().unwrap()).unwrap();
-        holders.handle_up(&holder, true);
+        holders.handle_up(&holder, true, true);
         holders.handle_reached(&holder, vec![([10, 1, 0, edge], 7747).into()]);
         let naming = Naming { current: ServerSecret::new([1; 32]), older: None };
         let neighbours = Neighbours::new(Arc::clone(holders), holder);

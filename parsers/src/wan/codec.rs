@@ -41,8 +41,8 @@ impl<'a> Frame<&'a [u8]> {
             Self::Literal(bytes) => Frame::Literal(own(bytes)),
             Self::Data(reference, bytes) => Frame::Data(reference, own(bytes)),
             Self::Block(number, bytes) => Frame::Block(number, own(bytes)),
-            Self::Hello { version_min, version_max, store, stores, shares } => {
-                Frame::Hello { version_min, version_max, store, stores, shares }
+            Self::Hello { version_min, version_max, store, stores, shares, asks } => {
+                Frame::Hello { version_min, version_max, store, stores, shares, asks }
             }
             Self::Welcome { version, time_ms, flows, retain } => {
                 Frame::Welcome { version, time_ms, flows, retain }
@@ -98,11 +98,11 @@ impl<B: AsRef<[u8]>> Frame<B> {
         let start = out.len();
         out.extend_from_slice(&[0; HEADER_BYTES]);
         let kind = match self {
-            Self::Hello { version_min, version_max, store, stores, shares } => {
+            Self::Hello { version_min, version_max, store, stores, shares, asks } => {
                 out.extend_from_slice(&version_min.to_be_bytes());
                 out.extend_from_slice(&version_max.to_be_bytes());
                 out.extend_from_slice(store);
-                out.push(u8::from(*stores) | u8::from(*shares) << 1);
+                out.push(u8::from(*stores) | u8::from(*shares) << 1 | u8::from(*asks) << 2);
                 HELLO
             }
             Self::Welcome { version, time_ms, flows, retain } => {
@@ -265,7 +265,8 @@ fn payload_bytes_max(kind: u8) -> Option<usize> {
 fn payload_of(kind: u8, input: &[u8]) -> IResult<&[u8], Frame<&[u8]>> {
     match kind {
         HELLO => map((be_u16, be_u16, array, be_u8), |(version_min, version_max, store, flags)| {
-            Frame::Hello { version_min, version_max, store, stores: flags & 1 != 0, shares: flags & 2 != 0 }
+            let (stores, shares, asks) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+            Frame::Hello { version_min, version_max, store, stores, shares, asks }
         })
         .parse(input),
         WELCOME => map((be_u16, be_u64, be_u32, be_u64), |(version, time_ms, flows, retain)| {
@@ -513,7 +514,14 @@ mod tests {
         let v4 = SocketAddr::from(([10, 1, 0, 7], 50_000));
         let v6 = SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, 1], 445));
         vec![
-            Frame::Hello { version_min: 1, version_max: 3, store: [9; 16], stores: true, shares: false },
+            Frame::Hello {
+                version_min: 1,
+                version_max: 3,
+                store: [9; 16],
+                stores: true,
+                shares: false,
+                asks: true,
+            },
             Frame::Welcome { version: 1, time_ms: 5, flows: 7, retain: 1 << 24 },
             Frame::Refuse(Refusal::Version),
             Frame::Refuse(Refusal::Other(99)),
