@@ -265,6 +265,7 @@ impl Plan {
                 self.advance(id, now);
             }
         }
+        self.pump(now);
         self.flush();
     }
 
@@ -367,13 +368,14 @@ impl Plan {
     }
 
     /// Takes a block that came to this node for a flow that had not asked.
-    pub fn handle_arrived(&mut self, block: &Block) {
+    pub fn handle_arrived(&mut self, block: &Block, now: Instant) {
         if let Some(id) = self.names.get(block.reference()).copied()
             && let Some(entry) = self.entries.get(&id)
             && let Some(block) = block.clone().under(entry.reference)
         {
             self.deliver(id, &block, Source::Store, false);
         }
+        self.pump(now);
         self.flush();
     }
 
@@ -593,13 +595,18 @@ impl Plan {
         }
     }
 
-    /// Starts what waited for a peer to have room.
+    /// Starts what waited for a peer to have room. To be called wherever a request may have ended.
     fn pump(&mut self, now: Instant) {
-        for _ in 0..self.ready.len().min(PUMP) {
+        let mut looked_at = 0;
+        for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { return };
-            if let Some(entry) = self.entries.get_mut(&id) {
-                entry.is_ready = false;
-                self.advance(id, now);
+            // Those that ended while they waited are in nobody's way.
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            entry.is_ready = false;
+            self.advance(id, now);
+            looked_at += 1;
+            if looked_at >= PUMP {
+                return;
             }
         }
     }

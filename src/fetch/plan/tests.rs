@@ -161,8 +161,8 @@ fn a_block_on_its_way_to_this_node_is_taken_when_it_arrives() {
     asked_core(&mut plan, now);
     plan.handle_core(FlowKey(1), 0, CoreAnswer::Refer(referral(1, 1_000)), now);
     assert!(matches!(&actions(&mut plan)[..], [Action::Look(_)]));
-    plan.handle_arrived(&block(2));
-    plan.handle_arrived(&block(1));
+    plan.handle_arrived(&block(2), now);
+    plan.handle_arrived(&block(1), now);
     assert!(matches!(&actions(&mut plan)[..], [Action::Deliver { block: Some((_, Source::Store)), .. }]));
     asked_core(&mut plan, now);
     plan.handle_core(FlowKey(1), 0, CoreAnswer::Refer(referral(1, 1_000)), now);
@@ -200,6 +200,32 @@ fn a_flow_that_ends_takes_its_wants_along_and_another_that_waits_goes_on() {
     assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { flow: FlowKey(2), .. }]));
     plan.forget_flow(FlowKey(2), now);
     assert!(plan.is_empty() && plan.flows.is_empty() && plan.timers.is_empty());
+}
+
+#[test]
+fn requests_that_end_with_their_flow_or_by_themselves_make_room_for_those_of_others() {
+    for ends in [true, false] {
+        let mut plan = plan();
+        let now = Instant::now();
+        let wants =
+            |from: u8, count: u8| -> Vec<Want> { (0..count).map(|n| want(u64::from(n), from + n)).collect() };
+        plan.handle_want(FlowKey(1), &wants(0, 100), now);
+        plan.handle_want(FlowKey(2), &wants(100, 1), now);
+        let names: Vec<Reference> = (0..101).map(reference).collect();
+        plan.handle_asked(&names, Some(now + MS * 20), now);
+        plan.handle_answer(&answer(9, &(0..101).collect::<Vec<u8>>(), false), now);
+        assert_eq!(plan.ready.len(), 101 - PEER_GETS_MAX as usize);
+        actions(&mut plan);
+        if ends {
+            plan.forget_flow(FlowKey(1), now);
+            assert!(plan.ready.is_empty());
+        } else {
+            plan.handle_arrived(&block(0), now);
+        }
+        let started = actions(&mut plan);
+        let gets = started.iter().filter(|action| matches!(action, Action::Get { .. })).count();
+        assert_eq!(gets, 1, "{started:?}");
+    }
 }
 
 #[test]
