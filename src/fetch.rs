@@ -154,16 +154,16 @@ impl Blocks {
 
     /// Keeps a block that came, for this node's flows and for peers.
     pub fn keep(&self, block: Block) {
-        if let Some(fetcher) = &self.fetcher {
-            if let Some(lan) = &fetcher.lan {
-                lan.waiting.handle_block(&block);
-            }
-            if fetcher.wanted.load(Ordering::Relaxed) > 0 {
-                // Without room for the news it is found in the store a little later.
-                let _ = fetcher.inbox.try_send(Event::Arrived(block.clone()));
-            }
+        // First of all: who begins to wait after the others were told finds it.
+        self.store.put(block.clone());
+        let Some(fetcher) = &self.fetcher else { return };
+        if let Some(lan) = &fetcher.lan {
+            lan.waiting.handle_block(&block);
         }
-        self.store.put(block);
+        if fetcher.wanted.load(Ordering::Relaxed) > 0 {
+            // Without room for the news it is found in the store a little later.
+            let _ = fetcher.inbox.try_send(Event::Arrived(block));
+        }
     }
 
     /// Prepares a flow to fetch.
@@ -348,10 +348,10 @@ impl Owner {
             }
             Action::Fetch { flow, refer, wanted } => self.fetch(flow, refer, wanted),
             Action::Keep(block) => {
+                self.store.put(block.clone());
                 if let Some(lan) = &self.lan {
                     lan.waiting.handle_block(&block);
                 }
-                self.store.put(block);
             }
             Action::Deliver { flow, number, block } => {
                 if let Some(port) = self.flows.get(&flow) {
