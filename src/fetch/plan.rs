@@ -11,8 +11,9 @@
 //!    the core says so, at most [`ROUNDS_MAX`] times.
 //!
 //! A peer that gives nothing for [`HEDGE_AFTER`] is left for a while, and what it owes is fetched from the core
-//! beside it; whichever comes first is taken. A flow whose core no longer has the block leaves it to the others that
-//! wait; when none of them can get it either, each is told that nobody can.
+//! beside it; whichever comes first is taken. So is a block that a peer owes for [`HEDGE_LATEST`], whatever else it
+//! gives. A flow whose core no longer has the block leaves it to the others that wait; when none of them can get it
+//! either, each is told that nobody can.
 //!
 //! Everything is bounded by what flows look ahead: so many entries, wants and requests; peers by [`PEERS_MAX`].
 
@@ -198,6 +199,8 @@ struct Peer {
     /// How long a block takes, smoothed.
     service: Option<Duration>,
     last_block: Option<Instant>,
+    /// When the latest of the requests that it met was made.
+    answered: Option<Instant>,
     /// Until when others are preferred, and why it may be for good.
     avoided_until: Option<Instant>,
     seen: Instant,
@@ -332,7 +335,7 @@ impl Plan {
         self.release(peer, waited);
         if let Some(block) = block {
             if !waited {
-                self.handle_service(peer, now.saturating_duration_since(since), now);
+                self.handle_service(peer, since, now);
                 for flow in &flows {
                     if let Some(flow) = self.flows.get_mut(flow) {
                         flow.expect(peer, key, of.source);
@@ -548,11 +551,14 @@ impl Plan {
     fn hedge(&mut self, id: EntryId, now: Instant) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let mut late = false;
-        for get in entry.gets.iter().filter(|get| get.of.wait.is_zero()) {
-            if let Some(peer) = self.peers.get_mut(&get.of.peer)
-                && peer.hedge_at(get.since) <= now
-            {
-                late = true;
+        for get in &entry.gets {
+            let Some(peer) = self.peers.get_mut(&get.of.peer) else { continue };
+            if peer.hedge_at(get) > now {
+                continue;
+            }
+            late = true;
+            // One that is slow with all alike gives what it can; the core only helps.
+            if peer.silent_at(get) <= now || peer.passes_over(get) {
                 peer.avoid(now + AVOID_SLOW);
                 self.flows.values_mut().for_each(|flow| flow.likely.retain(|l| l.peer != get.of.peer));
             }
@@ -582,10 +588,12 @@ impl Plan {
         self.flows.values_mut().for_each(|flow| flow.likely.retain(|likely| likely.peer != id));
     }
 
-    fn handle_service(&mut self, id: NodeId, took: Duration, now: Instant) {
+    fn handle_service(&mut self, id: NodeId, since: Instant, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&id) {
+            let took = now.saturating_duration_since(since);
             peer.service = Some(peer.service.map_or(took, |before| (before * 7 + took) / 8));
             peer.last_block = Some(now);
+            peer.answered = peer.answered.max(Some(since));
         }
     }
 
@@ -659,8 +667,8 @@ impl Plan {
         let hedge = entry
             .gets
             .iter()
-            .filter(|get| get.of.wait.is_zero() && entry.core.is_none() && entry.core_flow().is_some())
-            .filter_map(|get| Some(self.peers.get(&get.of.peer)?.hedge_at(get.since)))
+            .filter(|_| entry.core.is_none() && entry.core_flow().is_some())
+            .filter_map(|get| Some(self.peers.get(&get.of.peer)?.hedge_at(get)))
             .min();
         let timer = [asked, hedge, entry.awaited].into_iter().flatten().min();
         if timer != entry.timer {
@@ -715,6 +723,7 @@ impl Plan {
             outstanding: 0,
             service: None,
             last_block: None,
+            answered: None,
             avoided_until: None,
             seen: now,
         });
@@ -789,9 +798,21 @@ impl Peer {
         service * u128::from(self.outstanding + 1) * u128::from(u32::from(self.load) + 64) / 64
     }
 
-    /// Returns when the core is asked beside a request to this peer, unless a block of it comes first.
-    fn hedge_at(&self, since: Instant) -> Instant {
+    /// Returns when the core is asked beside a request to this peer, unless its block comes first: where nothing comes,
+    /// and at the latest when the request is [`HEDGE_LATEST`] old. A wait that the peer was granted is over by then.
+    fn hedge_at(&self, get: &Get) -> Instant {
+        self.silent_at(get).min(get.since + get.of.wait + HEDGE_LATEST)
+    }
+
+    /// Returns when the peer, of which a block is requested, will have given nothing for too long.
+    fn silent_at(&self, get: &Get) -> Instant {
+        let since = get.since + get.of.wait;
         self.last_block.map_or(since, |last| last.max(since)) + HEDGE_AFTER
+    }
+
+    /// Returns whether the peer gave a block that was requested after this one.
+    fn passes_over(&self, get: &Get) -> bool {
+        self.answered.is_some_and(|answered| answered > get.since)
     }
 }
 
@@ -800,6 +821,9 @@ pub const PEER_GETS_MAX: u32 = 16;
 
 /// How long a peer may give nothing before the core is asked beside it.
 pub const HEDGE_AFTER: Duration = Duration::from_millis(400);
+
+/// How long one request may take while the peer gives other blocks.
+pub const HEDGE_LATEST: Duration = Duration::from_secs(1);
 
 /// How often the core may say that a block is still on its way to another edge.
 pub const ROUNDS_MAX: u32 = 20;
@@ -816,7 +840,7 @@ const AVOID_LOST: Duration = Duration::from_secs(3);
 const AVOID_BUSY: Duration = Duration::from_millis(500);
 
 /// How long a peer that said "soon" is waited for.
-const SOON_WAIT: Duration = Duration::from_secs(2);
+const SOON_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest wait that a referral may ask for.
 const REFERRAL_WAIT_MAX: Duration = Duration::from_secs(2);

@@ -111,6 +111,60 @@ fn a_peer_that_gives_nothing_is_hedged_with_the_core_and_the_first_wins() {
 }
 
 #[test]
+fn a_peer_that_promises_a_block_and_keeps_neither_word_nor_silence_is_hedged_after_the_wait() {
+    let mut plan = plan();
+    let now = Instant::now();
+    plan.handle_want(FlowKey(1), &[want(0, 1)], now);
+    plan.handle_asked(&[reference(1)], Some(now + MS * 20), now);
+    actions(&mut plan);
+    plan.handle_answer(&answer(9, &[1], true), now);
+    get(&actions(&mut plan), 9);
+    let late = now + SOON_WAIT + HEDGE_AFTER;
+    assert_eq!(plan.poll_timeout(), Some(late));
+    plan.handle_timeout(late);
+    assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { refer: false, .. }]));
+    assert_eq!(plan.poll_timeout(), None, "the core was asked");
+}
+
+#[test]
+fn a_block_that_is_owed_for_long_is_hedged_whatever_else_its_peer_gives() {
+    for (each, is_left) in [(MS * 50, true), (MS * 300, false)] {
+        let mut plan = plan();
+        let now = Instant::now();
+        let wants: Vec<Want> = (0..40).map(|n| want(u64::from(n), n)).collect();
+        plan.handle_want(FlowKey(1), &wants, now);
+        let names: Vec<Reference> = wants.iter().map(|want| want.reference).collect();
+        plan.handle_asked(&names, Some(now + MS * 20), now);
+        actions(&mut plan);
+        plan.handle_answer(&answer(9, &(0..40).collect::<Vec<u8>>(), false), now);
+        let mut requested: VecDeque<(EntryId, Reference, Instant)> = VecDeque::new();
+        let mut next = now + each;
+        // It gives a block from time to time, and the first one never.
+        let fetched = loop {
+            let gets = actions(&mut plan).into_iter();
+            let time = next - each;
+            requested.extend(gets.filter_map(|action| match action {
+                Action::Get { entry, names, .. } => Some((entry, names[0], time)),
+                _ => None,
+            }));
+            let due = plan.poll_timeout().expect("something is hedged");
+            if due < next {
+                plan.handle_timeout(due);
+                if plan.actions.iter().any(|action| matches!(action, Action::Fetch { .. })) {
+                    break due;
+                }
+            } else {
+                let (entry, name, _) = requested.remove(1).expect("there are more");
+                plan.handle_got(entry, node(9), Ok(block_of(name)), next);
+                next += each;
+            }
+        };
+        assert_eq!(fetched, now + HEDGE_LATEST);
+        assert_eq!(plan.peers[&node(9)].is_usable(fetched), !is_left);
+    }
+}
+
+#[test]
 fn a_lying_peer_is_shunned_and_the_next_source_asked() {
     let mut plan = plan();
     let now = Instant::now();
