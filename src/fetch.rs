@@ -299,7 +299,7 @@ impl Owner {
                 // A request that was given up is no result; a panic was printed and is none either.
                 Some(joined) = self.gets.join_next() => if let Ok(got) = joined { self.handle_got(got) },
                 Some(joined) = self.looks.join_next() => if let Ok(Some(block)) = joined {
-                    self.plan.handle_arrived(&block);
+                    self.plan.handle_arrived(&block, Instant::now());
                 },
                 () = until(wakeup) => self.plan.handle_timeout(Instant::now()),
             }
@@ -321,7 +321,7 @@ impl Owner {
                 self.flows.remove(&flow);
                 self.plan.forget_flow(flow, now);
             }
-            Event::Arrived(block) => self.plan.handle_arrived(&block),
+            Event::Arrived(block) => self.plan.handle_arrived(&block, now),
         }
     }
 

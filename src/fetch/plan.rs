@@ -11,9 +11,9 @@
 //!    the core says so, at most [`ROUNDS_MAX`] times.
 //!
 //! A peer that gives nothing for [`HEDGE_AFTER`] is left for a while, and what it owes is fetched from the core
-//! beside it; whichever comes first is taken. So is a peer that neither gives a block it was to wait for, nor says that
-//! it did not come. A flow whose core no longer has the block leaves it to the others that
-//! wait; when none of them can get it either, each is told that nobody can.
+//! beside it; whichever comes first is taken. So is a block that a peer owes for [`HEDGE_LATEST`], whatever else it
+//! gives. A flow whose core no longer has the block leaves it to the others that wait; when none of them can get it
+//! either, each is told that nobody can.
 //!
 //! Everything is bounded by what flows look ahead: so many entries, wants and requests; peers by [`PEERS_MAX`].
 
@@ -201,6 +201,8 @@ struct Peer {
     /// How long a block takes, smoothed.
     service: Option<Duration>,
     last_block: Option<Instant>,
+    /// When the latest of the requests that it met was made.
+    answered: Option<Instant>,
     /// Until when others are preferred.
     avoided_until: Option<Instant>,
     /// Requests it may have at a time: one after it failed, and more with each block.
@@ -272,6 +274,7 @@ impl Plan {
                 self.advance(id, now);
             }
         }
+        self.pump(now);
         self.flush();
     }
 
@@ -341,7 +344,7 @@ impl Plan {
         self.release(peer, waited);
         if let Some(block) = block {
             if !waited {
-                self.handle_service(peer, now.saturating_duration_since(since), now);
+                self.handle_service(peer, since, now);
                 for flow in &flows {
                     if let Some(flow) = self.flows.get_mut(flow) {
                         flow.expect(peer, key, of.source);
@@ -377,13 +380,14 @@ impl Plan {
     }
 
     /// Takes a block that came to this node for a flow that had not asked.
-    pub fn handle_arrived(&mut self, block: &Block) {
+    pub fn handle_arrived(&mut self, block: &Block, now: Instant) {
         if let Some(id) = self.names.get(block.reference()).copied()
             && let Some(entry) = self.entries.get(&id)
             && let Some(block) = block.clone().under(entry.reference)
         {
             self.deliver(id, &block, Source::Store, false);
         }
+        self.pump(now);
         self.flush();
     }
 
@@ -556,10 +560,13 @@ impl Plan {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let mut late = false;
         for get in &entry.gets {
-            if let Some(peer) = self.peers.get_mut(&get.of.peer)
-                && peer.hedge_at(get) <= now
-            {
-                late = true;
+            let Some(peer) = self.peers.get_mut(&get.of.peer) else { continue };
+            if peer.hedge_at(get) > now {
+                continue;
+            }
+            late = true;
+            // One that is slow with all alike gives what it can; the core only helps.
+            if peer.silent_at(get) <= now || peer.passes_over(get) {
                 peer.fail(AVOID_SLOW, now);
                 self.flows.values_mut().for_each(|flow| flow.likely.retain(|l| l.peer != get.of.peer));
             }
@@ -589,10 +596,12 @@ impl Plan {
         self.flows.values_mut().for_each(|flow| flow.likely.retain(|likely| likely.peer != id));
     }
 
-    fn handle_service(&mut self, id: NodeId, took: Duration, now: Instant) {
+    fn handle_service(&mut self, id: NodeId, since: Instant, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&id) {
+            let took = now.saturating_duration_since(since);
             peer.service = Some(peer.service.map_or(took, |before| (before * 7 + took) / 8));
             peer.last_block = Some(now);
+            peer.answered = peer.answered.max(Some(since));
             peer.window = (peer.window * 2).min(PEER_GETS_MAX);
             peer.strikes = 0;
         }
@@ -604,13 +613,18 @@ impl Plan {
         }
     }
 
-    /// Starts what waited for a peer to have room.
+    /// Starts what waited for a peer to have room. To be called wherever a request may have ended.
     fn pump(&mut self, now: Instant) {
-        for _ in 0..self.ready.len().min(PUMP) {
+        let mut looked_at = 0;
+        for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { return };
-            if let Some(entry) = self.entries.get_mut(&id) {
-                entry.is_ready = false;
-                self.advance(id, now);
+            // Those that ended while they waited are in nobody's way.
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            entry.is_ready = false;
+            self.advance(id, now);
+            looked_at += 1;
+            if looked_at >= PUMP {
+                return;
             }
         }
     }
@@ -719,6 +733,7 @@ impl Plan {
             outstanding: 0,
             service: None,
             last_block: None,
+            answered: None,
             avoided_until: None,
             window: PEER_GETS_MAX,
             strikes: 0,
@@ -802,13 +817,22 @@ impl Peer {
         service * u128::from(self.outstanding + 1) * u128::from(u32::from(self.load) + 64) / 64
     }
 
-    /// Returns when the core is asked beside a request to this peer, unless a block of it comes first; where the peer
-    /// was given time to wait for the block itself, that is over by then. Others that come put it off, though not for
-    /// ever: a peer may keep one back.
+    /// Returns when the core is asked beside a request to this peer, unless its block comes first: where nothing comes,
+    /// and at the latest when the request is [`HEDGE_LATEST`] old. A wait that the peer was granted is over by then.
     fn hedge_at(&self, get: &Get) -> Instant {
+        self.silent_at(get).min(get.since + get.of.wait + HEDGE_LATEST)
+    }
+
+    /// Returns when the peer, of which a block is requested, will have given nothing for too long.
+    fn silent_at(&self, get: &Get) -> Instant {
+        let since = get.since + get.of.wait;
         let patience = (self.service.unwrap_or_default() * 4).clamp(HEDGE_AFTER, HEDGE_AFTER_MAX);
-        let due = get.since + get.of.wait;
-        (self.last_block.map_or(due, |last| last.max(due)) + patience).min(due + HEDGE_LATEST)
+        self.last_block.map_or(since, |last| last.max(since)) + patience
+    }
+
+    /// Returns whether the peer gave a block that was requested after this one.
+    fn passes_over(&self, get: &Get) -> bool {
+        self.answered.is_some_and(|answered| answered > get.since)
     }
 }
 
@@ -821,8 +845,8 @@ pub const HEDGE_AFTER: Duration = Duration::from_millis(400);
 /// See [`HEDGE_AFTER`].
 pub const HEDGE_AFTER_MAX: Duration = Duration::from_millis(700);
 
-/// How long one block may be overdue at a peer that gives others.
-pub const HEDGE_LATEST: Duration = Duration::from_secs(2);
+/// How long one request may take while the peer gives other blocks.
+pub const HEDGE_LATEST: Duration = Duration::from_secs(1);
 
 /// How often the core may say that a block is still on its way to another edge.
 pub const ROUNDS_MAX: u32 = 20;
@@ -840,7 +864,7 @@ const AVOID_BUSY: Duration = Duration::from_millis(250);
 const STRIKES_MAX: u32 = 5;
 
 /// How long a peer that said "soon" is waited for.
-const SOON_WAIT: Duration = Duration::from_secs(2);
+const SOON_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest wait that a referral may ask for.
 const REFERRAL_WAIT_MAX: Duration = Duration::from_secs(2);

@@ -111,31 +111,57 @@ fn a_peer_that_gives_nothing_is_hedged_with_the_core_and_the_first_wins() {
 }
 
 #[test]
-fn a_peer_that_keeps_one_block_back_and_gives_others_is_hedged_too() {
+fn a_peer_that_promises_a_block_and_keeps_neither_word_nor_silence_is_hedged_after_the_wait() {
     let mut plan = plan();
-    let start = Instant::now();
-    got_from_peer(&mut plan, 9, start);
-    for n in 2.. {
-        let now = start + MS * 300 * u32::from(n - 1);
-        plan.handle_timeout(now);
-        if now >= start + HEDGE_LATEST {
-            break;
-        }
-        plan.handle_want(FlowKey(2), &[want(u64::from(n), n)], now);
-        let asked = actions(&mut plan);
-        let entry = match &asked[..] {
-            [Action::Get { entry, .. }] => *entry,
-            [Action::Ask(_)] => {
-                plan.handle_asked(&[reference(n)], Some(now + MS * 20), now);
-                plan.handle_answer(&answer(9, &[n], false), now);
-                get(&actions(&mut plan), 9)
-            }
-            other => panic!("{other:?}"),
-        };
-        plan.handle_got(entry, node(9), Ok(block(n)), now);
+    let now = Instant::now();
+    plan.handle_want(FlowKey(1), &[want(0, 1)], now);
+    plan.handle_asked(&[reference(1)], Some(now + MS * 20), now);
+    actions(&mut plan);
+    plan.handle_answer(&answer(9, &[1], true), now);
+    get(&actions(&mut plan), 9);
+    let late = now + SOON_WAIT + HEDGE_AFTER;
+    assert_eq!(plan.poll_timeout(), Some(late));
+    plan.handle_timeout(late);
+    assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { refer: false, .. }]));
+    assert_eq!(plan.poll_timeout(), None, "the core was asked");
+}
+
+#[test]
+fn a_block_that_is_owed_for_long_is_hedged_whatever_else_its_peer_gives() {
+    for (each, is_left) in [(MS * 50, true), (MS * 300, false)] {
+        let mut plan = plan();
+        let now = Instant::now();
+        let wants: Vec<Want> = (0..40).map(|n| want(u64::from(n), n)).collect();
+        plan.handle_want(FlowKey(1), &wants, now);
+        let names: Vec<Reference> = wants.iter().map(|want| want.reference).collect();
+        plan.handle_asked(&names, Some(now + MS * 20), now);
         actions(&mut plan);
+        plan.handle_answer(&answer(9, &(0..40).collect::<Vec<u8>>(), false), now);
+        let mut requested: VecDeque<(EntryId, Reference, Instant)> = VecDeque::new();
+        let mut next = now + each;
+        // It gives a block from time to time, and the first one never.
+        let fetched = loop {
+            let gets = actions(&mut plan).into_iter();
+            let time = next - each;
+            requested.extend(gets.filter_map(|action| match action {
+                Action::Get { entry, names, .. } => Some((entry, names[0], time)),
+                _ => None,
+            }));
+            let due = plan.poll_timeout().expect("something is hedged");
+            if due < next {
+                plan.handle_timeout(due);
+                if plan.actions.iter().any(|action| matches!(action, Action::Fetch { .. })) {
+                    break due;
+                }
+            } else {
+                let (entry, name, _) = requested.remove(1).expect("there are more");
+                plan.handle_got(entry, node(9), Ok(block_of(name)), next);
+                next += each;
+            }
+        };
+        assert_eq!(fetched, now + HEDGE_LATEST);
+        assert_eq!(plan.peers[&node(9)].is_usable(fetched), !is_left);
     }
-    assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { flow: FlowKey(1), refer: false, .. }]));
 }
 
 #[test]
@@ -243,8 +269,8 @@ fn a_block_on_its_way_to_this_node_is_taken_when_it_arrives() {
     asked_core(&mut plan, now);
     plan.handle_core(FlowKey(1), 0, CoreAnswer::Refer(referral(1, 1_000)), now);
     assert!(matches!(&actions(&mut plan)[..], [Action::Look(_)]));
-    plan.handle_arrived(&block(2));
-    plan.handle_arrived(&block(1));
+    plan.handle_arrived(&block(2), now);
+    plan.handle_arrived(&block(1), now);
     assert!(matches!(&actions(&mut plan)[..], [Action::Deliver { block: Some((_, Source::Store)), .. }]));
     asked_core(&mut plan, now);
     plan.handle_core(FlowKey(1), 0, CoreAnswer::Refer(referral(1, 1_000)), now);
@@ -282,6 +308,32 @@ fn a_flow_that_ends_takes_its_wants_along_and_another_that_waits_goes_on() {
     assert!(matches!(&actions(&mut plan)[..], [Action::Fetch { flow: FlowKey(2), .. }]));
     plan.forget_flow(FlowKey(2), now);
     assert!(plan.is_empty() && plan.flows.is_empty() && plan.timers.is_empty());
+}
+
+#[test]
+fn requests_that_end_with_their_flow_or_by_themselves_make_room_for_those_of_others() {
+    for ends in [true, false] {
+        let mut plan = plan();
+        let now = Instant::now();
+        let wants =
+            |from: u8, count: u8| -> Vec<Want> { (0..count).map(|n| want(u64::from(n), from + n)).collect() };
+        plan.handle_want(FlowKey(1), &wants(0, 100), now);
+        plan.handle_want(FlowKey(2), &wants(100, 1), now);
+        let names: Vec<Reference> = (0..101).map(reference).collect();
+        plan.handle_asked(&names, Some(now + MS * 20), now);
+        plan.handle_answer(&answer(9, &(0..101).collect::<Vec<u8>>(), false), now);
+        assert_eq!(plan.ready.len(), 101 - PEER_GETS_MAX as usize);
+        actions(&mut plan);
+        if ends {
+            plan.forget_flow(FlowKey(1), now);
+            assert!(plan.ready.is_empty());
+        } else {
+            plan.handle_arrived(&block(0), now);
+        }
+        let started = actions(&mut plan);
+        let gets = started.iter().filter(|action| matches!(action, Action::Get { .. })).count();
+        assert_eq!(gets, 1, "{started:?}");
+    }
 }
 
 #[test]
