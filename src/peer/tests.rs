@@ -218,9 +218,12 @@ async fn strangers_and_other_nodes_than_the_expected_are_refused() {
     assert_eq!(has.ask(&core.peers, &block(0), NO_WAIT).await.unwrap_err(), GetError::Refused);
     until(|| has.count("wanigan_peer_refusals_total", "not_an_edge") == 1).await;
     until(|| has.count("wanigan_peer_refusals_total", "handshake") == 1).await;
-    // It is not asked again for a while.
-    assert_eq!(has.ask(&core.peers, &block(0), NO_WAIT).await.unwrap_err(), GetError::Refused);
-    assert_eq!(has.count("wanigan_peer_refusals_total", "not_an_edge"), 1);
+    // It is not asked again for a while, once the end of the connection was noted.
+    for _ in 0..20 {
+        assert_eq!(has.ask(&core.peers, &block(0), NO_WAIT).await.unwrap_err(), GetError::Refused);
+    }
+    let refusals = has.count("wanigan_peer_refusals_total", "not_an_edge");
+    assert!(refusals <= 3, "{refusals} connections for 21 requests");
     // Another node than the one that answered the ask.
     let asks = ours.peers("a");
     let got = asks.peers.get(asks.id, has.address, block(0).reference(), NO_WAIT).await;
