@@ -437,6 +437,14 @@ impl Plan {
         self.entries.is_empty()
     }
 
+    /// Returns whether nothing is kept but what is known of peers: no block, no flow, no request, nothing to do.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let left = self.names.len() + self.flows.len() + self.timers.len() + self.ready.len();
+        let to_do = self.to_ask.len() + self.to_fetch.len() + self.actions.len();
+        self.is_empty() && left + to_do == 0 && self.peers.values().all(|peer| peer.outstanding == 0)
+    }
+
     fn add(&mut self, want: &Want) -> EntryId {
         let id = EntryId(self.next_entry);
         self.next_entry += 1;

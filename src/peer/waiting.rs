@@ -79,7 +79,7 @@ impl Waiting {
 
     /// Returns the places as one connection sees them, which hears of its blocks through `arrivals`.
     #[must_use]
-    pub(super) fn places(&self, arrivals: mpsc::Sender<Arrival>) -> ConnectionPlaces {
+    pub fn places(&self, arrivals: mpsc::Sender<Arrival>) -> ConnectionPlaces {
         ConnectionPlaces { waiting: self.clone(), arrivals }
     }
 
@@ -96,7 +96,7 @@ impl fmt::Debug for Waiting {
 
 /// The places, and how one connection hears of blocks.
 #[derive(Debug)]
-pub(super) struct ConnectionPlaces {
+pub struct ConnectionPlaces {
     waiting: Waiting,
     arrivals: mpsc::Sender<Arrival>,
 }
@@ -123,7 +123,7 @@ impl Places for ConnectionPlaces {
 
 /// A place. It is free again when this is dropped, or when its block has come.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub struct Ticket {
     waiting: Waiting,
     key: (KeyId, Tag),
     number: u64,
