@@ -115,7 +115,7 @@ impl Core {
         store[0] = u8::try_from(edge.at).expect("few edges");
         store[8..].copy_from_slice(&edge.number.to_be_bytes());
         holder.record().handle_store(store);
-        self.holders.handle_up(&holder, edge.shares);
+        self.holders.handle_up(&holder, edge.shares, true);
         self.holders.handle_reached(&holder, vec![edge.address]);
     }
 
