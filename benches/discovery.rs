@@ -2,7 +2,6 @@
 //!
 //! `cargo bench --bench discovery`. A batch is 18 blocks, one datagram; every block is found, which is the dearest case.
 //! Virtual time passes between batches, so that no rate limit has a say.
-#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use std::error::Error;
 use std::net::SocketAddr;
