@@ -131,6 +131,7 @@ const SANS_IO: &[&str] = &[
     "src/flow/window.rs",
     "src/matching.rs",
     "src/fetch/plan.rs",
+    "src/fetch/plan/",
     "src/peer/book.rs",
     "src/peer/rate.rs",
     "src/peer/requests.rs",

@@ -23,8 +23,14 @@ use std::time::{Duration, Instant};
 
 use wanigan_parsers::wan::{FETCH_NUMBERS_MAX, Referral};
 
+mod entry;
+mod standing;
+
+use self::entry::{Asked, Candidate, Entry, FlowState, Get};
+use self::standing::Peer;
+pub use self::standing::{HEDGE_AFTER, HEDGE_LATEST, PEER_GETS_MAX};
 use crate::addr::NodeId;
-use crate::block::{Block, KeyId, Named, Reference};
+use crate::block::{Block, Named, Reference};
 use crate::discovery::Answer;
 use crate::fault::GetOutcome;
 use crate::metrics::Source;
@@ -124,92 +130,6 @@ pub struct Plan {
     to_fetch: Vec<EntryId>,
     actions: VecDeque<Action>,
     next_entry: u64,
-}
-
-#[derive(Debug)]
-struct Entry {
-    reference: Reference,
-    older: Option<Named>,
-    wants: Vec<(FlowKey, u64)>,
-    candidates: Vec<Candidate>,
-    tried: Vec<NodeId>,
-    /// Edges that the core named and that did not have it after all.
-    refused: Vec<NodeId>,
-    gets: Vec<Get>,
-    asked: Asked,
-    /// The flow on whose behalf the core is asked at this moment.
-    core: Option<FlowKey>,
-    /// Whether the next question to the core may be answered by a referral.
-    refer: bool,
-    rounds: u32,
-    /// Flows whose core does not have the block.
-    gone: Vec<FlowKey>,
-    /// Until when the block may come by itself, for another flow of this node.
-    awaited: Option<Instant>,
-    timer: Option<Instant>,
-    /// Whether it waits for a peer to have room.
-    is_ready: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    NotYet,
-    /// The question is with the shell.
-    Now,
-    Until(Instant),
-    Done,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    peer: NodeId,
-    name: Reference,
-    /// The core named the peer for this very block; it may know it by its older name.
-    referred: bool,
-    soon: bool,
-    source: Source,
-    wait: Duration,
-}
-
-#[derive(Debug)]
-struct Get {
-    of: Candidate,
-    since: Instant,
-}
-
-#[derive(Debug, Default)]
-struct FlowState {
-    numbers: HashMap<u64, EntryId>,
-    likely: Vec<Likely>,
-}
-
-/// A peer that gave a flow blocks, or proved to have some.
-#[derive(Debug)]
-struct Likely {
-    peer: NodeId,
-    key: KeyId,
-    source: Source,
-    misses: u32,
-}
-
-#[derive(Debug)]
-struct Peer {
-    addresses: Vec<SocketAddr>,
-    load: u8,
-    /// Requests for blocks that it should have.
-    outstanding: u32,
-    /// How long a block takes, smoothed.
-    service: Option<Duration>,
-    last_block: Option<Instant>,
-    /// When the latest of the requests that it met was made.
-    answered: Option<Instant>,
-    /// Until when others are preferred.
-    avoided_until: Option<Instant>,
-    /// Requests it may have at a time: one after it failed, and more with each block.
-    window: u32,
-    /// How often it failed since its last block; each time it is avoided for longer.
-    strikes: u32,
-    seen: Instant,
 }
 
 impl Plan {
@@ -755,107 +675,6 @@ impl Plan {
     }
 }
 
-impl Entry {
-    /// Returns every name of the block, its own first.
-    fn names(&self) -> impl Iterator<Item = Reference> {
-        let older = self.older.map(|older| self.reference.under(older));
-        std::iter::once(self.reference).chain(older)
-    }
-
-    /// Returns a flow whose core may still have the block.
-    fn core_flow(&self) -> Option<FlowKey> {
-        self.wants.iter().map(|(flow, _)| *flow).find(|flow| !self.gone.contains(flow))
-    }
-
-    fn name(&self, key: KeyId) -> Option<Reference> {
-        self.names().find(|name| name.key == key)
-    }
-
-    fn consider(&mut self, candidate: Candidate) {
-        let room = self.candidates.len() < CANDIDATES_MAX;
-        match self.candidates.iter_mut().find(|known| known.peer == candidate.peer) {
-            // What it has is better than what it will have.
-            Some(known) if known.soon && !candidate.soon => *known = candidate,
-            Some(_) => {}
-            None if room => self.candidates.push(candidate),
-            None => {}
-        }
-    }
-}
-
-impl FlowState {
-    fn expect(&mut self, peer: NodeId, key: KeyId, source: Source) {
-        let room = self.likely.len() < LIKELY_MAX;
-        match self.likely.iter_mut().find(|likely| likely.peer == peer) {
-            Some(likely) => (likely.misses, likely.key) = (0, key),
-            None if room => {
-                self.likely.push(Likely { peer, key, source, misses: 0 });
-            }
-            None => {}
-        }
-    }
-
-    fn miss(&mut self, peer: NodeId) {
-        for likely in self.likely.iter_mut().filter(|likely| likely.peer == peer) {
-            likely.misses += 1;
-        }
-        self.likely.retain(|likely| likely.misses < MISSES_MAX);
-    }
-}
-
-impl Peer {
-    fn is_usable(&self, now: Instant) -> bool {
-        self.avoided_until.is_none_or(|until| until <= now)
-    }
-
-    /// Has the peer left alone for a while, twice as long each time it fails again. Many requests that fail together
-    /// are one failure.
-    fn fail(&mut self, pause: Duration, now: Instant) {
-        let until = now + pause * (1 << self.strikes.min(STRIKES_MAX));
-        if self.is_usable(now) {
-            self.strikes += 1;
-            self.window = 1;
-        }
-        self.avoided_until = Some(self.avoided_until.map_or(until, |before| before.max(until)));
-    }
-
-    /// Returns how long the next block would take, in microseconds: a peer that was never asked may be the fastest.
-    fn completion(&self) -> u128 {
-        let service = self.service.unwrap_or(SERVICE_UNKNOWN).as_micros().max(1);
-        service * u128::from(self.outstanding + 1) * u128::from(u32::from(self.load) + 64) / 64
-    }
-
-    /// Returns when the core is asked beside a request to this peer, unless its block comes first: where nothing comes,
-    /// and at the latest when the request is [`HEDGE_LATEST`] old. A wait that the peer was granted is over by then.
-    fn hedge_at(&self, get: &Get) -> Instant {
-        self.silent_at(get).min(get.since + get.of.wait + HEDGE_LATEST)
-    }
-
-    /// Returns when the peer, of which a block is requested, will have given nothing for too long.
-    fn silent_at(&self, get: &Get) -> Instant {
-        let since = get.since + get.of.wait;
-        let patience = (self.service.unwrap_or_default() * 4).clamp(HEDGE_AFTER, HEDGE_AFTER_MAX);
-        self.last_block.map_or(since, |last| last.max(since)) + patience
-    }
-
-    /// Returns whether the peer gave a block that was requested after this one.
-    fn passes_over(&self, get: &Get) -> bool {
-        self.answered.is_some_and(|answered| answered > get.since)
-    }
-}
-
-/// Requests to one peer at a time: 1 MiB of blocks.
-pub const PEER_GETS_MAX: u32 = 16;
-
-/// How long a peer may give nothing before the core is asked beside it; up to [`HEDGE_AFTER_MAX`] where its blocks
-/// have been taking long.
-pub const HEDGE_AFTER: Duration = Duration::from_millis(400);
-/// See [`HEDGE_AFTER`].
-pub const HEDGE_AFTER_MAX: Duration = Duration::from_millis(700);
-
-/// How long one request may take while the peer gives other blocks.
-pub const HEDGE_LATEST: Duration = Duration::from_secs(1);
-
 /// How often the core may say that a block is still on its way to another edge.
 pub const ROUNDS_MAX: u32 = 20;
 
@@ -865,29 +684,16 @@ pub const PEERS_MAX: usize = 1024;
 /// How long a peer is asked for nothing after it sent bytes that are not the block.
 const SHUN: Duration = Duration::from_secs(600);
 
-/// How long the first time it was too slow, lost, or too busy; five times twice as long at most.
+/// How long the first time that it was too slow, lost, or too busy (see [`Peer::fail`]).
 const AVOID_SLOW: Duration = Duration::from_secs(1);
 const AVOID_LOST: Duration = Duration::from_secs(1);
 const AVOID_BUSY: Duration = Duration::from_millis(250);
-const STRIKES_MAX: u32 = 5;
 
 /// How long a peer that said "soon" is waited for.
 const SOON_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest wait that a referral may ask for.
 const REFERRAL_WAIT_MAX: Duration = Duration::from_secs(2);
-
-/// Assumed of a peer that gave no block yet.
-const SERVICE_UNKNOWN: Duration = Duration::from_micros(500);
-
-/// Peers considered for one block.
-const CANDIDATES_MAX: usize = 8;
-
-/// Peers remembered for one flow.
-const LIKELY_MAX: usize = 8;
-
-/// Blocks a likely peer may lack in a row before it is no longer likely.
-const MISSES_MAX: u32 = 2;
 
 /// Waiting entries looked at after an event.
 const PUMP: usize = 64;
