@@ -1,7 +1,7 @@
 //! One block that is being looked for: who wants it, who may have it, who is asked; and what each flow learned of its
 //! peers on the way. No I/O.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::{EntryId, FlowKey};
@@ -62,7 +62,8 @@ pub(super) struct Get {
 
 #[derive(Debug, Default)]
 pub(super) struct FlowState {
-    pub(super) numbers: HashMap<u64, EntryId>,
+    /// In order, so that what ends with the flow ends in order.
+    pub(super) numbers: BTreeMap<u64, EntryId>,
     pub(super) likely: Vec<Likely>,
 }
 
