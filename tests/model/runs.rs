@@ -6,10 +6,6 @@ use crate::dice::Dice;
 use crate::edge::Lie;
 use crate::world::{Event, Op, Settings, World};
 
-/// Seeds that found something: what waited for room at a peer was never started (862), a slow peer was not hedged
-/// (288), and neither was one that withholds a block (435).
-const KEPT: [u64; 3] = [288, 435, 862];
-
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -37,7 +33,7 @@ fn seeds() -> Vec<u64> {
             let (from, to) = range.split_once("..").expect("FROM..TO");
             (from.parse().expect("a number")..to.parse().expect("a number")).collect()
         }
-        Err(_) => (0..300).chain(KEPT).collect(),
+        Err(_) => (0..300).collect(),
     }
 }
 
@@ -68,7 +64,9 @@ fn anything(seed: u64) -> World {
         late: [0, 20, 100][bad],
         changed: [0, 20, 100][bad],
         ill: [0, 200, 600][dice.below(3)],
+        slow: Duration::ZERO,
         fetch_fails,
+        held_up: [0, 10, 50][dice.below(3)],
         // Where a core refuses, a peer that owes the block is waited for to the end.
         patience: if fetch_fails == 0 { 10 * SECOND } else { 15 * SECOND },
     };
@@ -98,12 +96,15 @@ fn script(settings: Settings, dice: &mut Dice) -> Vec<(Duration, Op)> {
         let (mut at, file) = (dice.micros(1_000..last), dice.below(settings.files));
         let from = dice.below(settings.blocks);
         let count = 1 + dice.below(settings.blocks - from);
-        // Often several edges read the same about the same time.
+        // Often several edges read the same about the same time, or one edge for several clients.
+        let (together, all_at) = (dice.chance(400), dice.below(settings.edges));
         for _ in 0..[1, 1, 2, 4][dice.below(4)] {
-            let (edge, core) = (dice.below(settings.edges), dice.below(settings.cores));
-            let hangs_up = dice.chance(150).then(|| dice.micros(1_000..2_000_000));
+            let edge = if together { all_at } else { dice.below(settings.edges) };
+            let core = dice.below(settings.cores);
+            let soon = if dice.chance(500) { 150_000 } else { 2_000_000 };
+            let hangs_up = dice.chance(200).then(|| dice.micros(1_000..soon));
             script.push((at, Op::Read { edge, core, file, from, count, hangs_up }));
-            at += dice.micros(1..300_000);
+            at += dice.micros(1..if together { 30_000 } else { 300_000 });
         }
     }
     for _ in 0..dice.below(6) {
@@ -193,5 +194,35 @@ fn a_peer_that_dies_falls_silent_or_lies_costs_about_a_second() {
         });
         world.run(script);
         assert_eq!(world.completed, 3);
+    }
+}
+
+#[test]
+fn a_client_that_hangs_up_leaves_its_peers_room_to_others() {
+    for seed in 0..40 {
+        let _told = Told(seed);
+        let mut dice = Dice::new(seed);
+        let slow = Settings { slow: 100 * MS, ..quiet(2, 120, 8 * SECOND) };
+        let mut world = World::new(slow, seed);
+        world.begin();
+        let part = |at: Duration, from: usize, hangs_up: Option<Duration>| {
+            (at, Op::Read { edge: 1, core: 0, file: 0, from, count: 60, hangs_up })
+        };
+        let hangs_up = Some(dice.micros(100_000..900_000));
+        let second = 10 * SECOND + dice.micros(1..40_000);
+        world.run(vec![read(0, MS, 120), part(10 * SECOND, 0, hangs_up), part(second, 60, None)]);
+        assert_eq!((world.opened, world.completed), (3, 2));
+    }
+}
+
+#[test]
+fn a_peer_that_trickles_is_helped_by_the_core() {
+    for seed in 0..20 {
+        let _told = Told(seed);
+        let each = Dice::new(seed).micros(100_000..390_000);
+        let mut world = World::new(Settings { slow: each, ..quiet(2, 60, 5 * SECOND) }, seed);
+        world.begin();
+        world.run(vec![read(0, MS, 60), read(1, 10 * SECOND, 60)]);
+        assert_eq!(world.completed, 2);
     }
 }

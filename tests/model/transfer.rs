@@ -235,7 +235,8 @@ impl World {
         let after = u32::try_from(after).expect("a small number");
         let slow = self.dice.micros(30_000..600_000);
         if !ill {
-            return Fate::Fine;
+            let slow = self.settings.slow;
+            return if slow.is_zero() { Fate::Fine } else { Fate::Slow(slow) };
         }
         self.dice.pick(&[Fate::Silent(after), Fate::Cut(after), Fate::Slow(slow)])
     }

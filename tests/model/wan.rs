@@ -48,6 +48,10 @@ pub(crate) struct Flow {
     /// What the client is yet to get, of what the server gave.
     expected: VecDeque<Bytes>,
     finished: bool,
+    /// When the last frame arrives at the edge.
+    last: Instant,
+    /// Its core answers no question any more.
+    is_deaf: bool,
 }
 
 /// A question to the core on its way.
@@ -171,6 +175,8 @@ impl World {
             budget,
             expected: VecDeque::new(),
             finished: false,
+            last: now,
+            is_deaf: false,
         };
         self.flows.insert(id, flow);
         self.opened += 1;
@@ -220,7 +226,13 @@ impl World {
             frames.push(frame);
         }
         for frame in frames {
-            self.after(half, Event::Frame { flow: id, frame });
+            // Streams are apart: what is lost on one holds up that one.
+            let held_up = self.dice.chance(self.settings.held_up);
+            let late = if held_up { self.dice.micros(5_000..400_000) } else { Duration::ZERO };
+            let Some(flow) = self.flows.get_mut(&id) else { return };
+            flow.last = flow.last.max(self.now + half + late);
+            let at = flow.last;
+            self.at(at, Event::Frame { flow: id, frame });
         }
     }
 
@@ -366,8 +378,12 @@ impl World {
             if let Some(left) = &mut fails {
                 *left = left.saturating_sub(1);
             }
-            let broken = fails == Some(0);
-            let sending = self.flows.get_mut(&flow).and_then(|flow| flow.sending.as_mut());
+            let mut flow = self.flows.get_mut(&flow);
+            if let Some(flow) = &mut flow {
+                flow.is_deaf |= fails == Some(0);
+            }
+            let broken = flow.as_ref().is_some_and(|flow| flow.is_deaf);
+            let sending = flow.and_then(|flow| flow.sending.as_mut());
             let answer = match sending {
                 Some(sending) if !broken => sending.handle_fetch(number, refer),
                 _ => FetchAnswer::Gone,
@@ -424,7 +440,10 @@ impl World {
     pub(crate) fn break_link(&mut self, at: usize, core: Option<usize>) {
         let of = |flow: &Flow| flow.life.edge == at && core.is_none_or(|core| core == flow.core);
         let broken: Vec<u64> = self.flows.iter().filter(|(_, flow)| of(flow)).map(|(id, _)| *id).collect();
-        broken.into_iter().for_each(|id| self.end(id));
+        for id in broken {
+            self.end(id);
+            self.run_edge(at);
+        }
     }
 }
 

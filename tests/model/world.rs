@@ -41,7 +41,11 @@ pub(crate) struct Settings {
     pub(crate) changed: usize,
     /// Connections that fall silent, break, or are slow.
     pub(crate) ill: usize,
+    /// How long every answer takes, where it is long.
+    pub(crate) slow: Duration,
     pub(crate) fetch_fails: usize,
+    /// Frames of the core that are sent again.
+    pub(crate) held_up: usize,
     /// How long a want may wait.
     pub(crate) patience: Duration,
 }
