@@ -203,6 +203,7 @@ fn identity(dir: &Path, name: &str) -> Result<NodeIdentity, Failure> {
 
 fn peers(identity: &NodeIdentity, drain: &Drain) -> Peers {
     let settings = PeersSettings {
+        site: identity.identity().site.clone(),
         tls: identity.peer_client_tls(system()),
         dial: marked_dial(),
         connections_a_peer: std::env::var("CONNECTIONS")

@@ -142,7 +142,8 @@ struct Question {
 struct Told {
     /// The time of each domain, and when it was that time.
     times: BTreeMap<KeyId, (u64, Instant)>,
-    core_side: Vec<IpAddr>,
+    /// By core: the address of this host that the link to it goes out from.
+    core_side: BTreeMap<u64, IpAddr>,
 }
 
 impl Discovery {
@@ -247,12 +248,14 @@ impl Discovery {
         self.told.send_if_modified(|told| told.times.remove(&key).is_some());
     }
 
-    /// Says which of this host's addresses the links to cores go out from.
-    pub fn set_core_side(&self, addresses: Vec<IpAddr>) {
+    /// Says which of this host's addresses the link to a core goes out from; `core` tells cores apart.
+    pub fn set_core_side(&self, core: u64, address: Option<IpAddr>) {
         self.told.send_if_modified(|told| {
-            let changed = told.core_side != addresses;
-            told.core_side = addresses;
-            changed
+            let before = match address {
+                Some(address) => told.core_side.insert(core, address),
+                None => told.core_side.remove(&core),
+            };
+            before != address
         });
     }
 }
@@ -369,7 +372,8 @@ impl Task {
 
     /// Looks which interfaces there are.
     fn refresh(&mut self) {
-        let chosen = choose(list_interfaces(), &self.names, &self.told.core_side);
+        let core_side: Vec<IpAddr> = self.told.core_side.values().copied().collect();
+        let chosen = choose(list_interfaces(), &self.names, &core_side);
         if chosen != self.chosen {
             let names: Vec<&str> = chosen.iter().map(|one| one.name.as_str()).collect();
             tracing::info!(interfaces = ?names, port = self.sockets.port(), "looking for peers");

@@ -10,7 +10,7 @@
 //! Bounded: a flow wants at most [`WANTS_MAX`] blocks at a time, events wait in channels of fixed length, and what a
 //! block occupies is reserved by the flow before it asks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -403,10 +403,11 @@ impl Owner {
             wanted.iter().for_each(|(_, reference)| self.soon.add(reference));
         }
         let (core, soon, metrics) = (self.core.clone(), self.soon.clone(), self.metrics.clone());
+        let tasks = self.tasks.clone();
         // It serves every flow that waits, so it does not end with the one it is made for.
         self.tasks.spawn("fetch", async move {
-            let fetch = FromCore { flow, port, core, metrics };
-            fetch.run(refer, &wanted).await;
+            let left = wanted.iter().copied().collect();
+            FromCore { flow, port, core, metrics, left, tasks }.run(refer).await;
             if !refer {
                 wanted.iter().for_each(|(_, reference)| soon.remove(reference));
             }
@@ -425,31 +426,32 @@ struct FromCore {
     port: Port,
     core: mpsc::Sender<(FlowKey, u64, CoreAnswer)>,
     metrics: Metrics,
+    /// What was not answered yet.
+    left: BTreeMap<u64, Reference>,
+    tasks: Drain,
 }
 
 impl FromCore {
-    async fn run(&self, refer: bool, wanted: &[(u64, Reference)]) {
-        let mut left: HashMap<u64, Reference> = wanted.iter().copied().collect();
-        let numbers = wanted.iter().map(|(number, _)| *number).collect();
+    async fn run(mut self, refer: bool) {
+        let numbers = self.left.keys().copied().collect();
         let (sender, mut answers) = mpsc::channel(ANSWERS);
-        let Port { link, flow, .. } = &self.port;
-        let fetching = async {
-            let fetched = link.fetch(*flow, refer, numbers, &sender).await;
+        let Port { link, flow, .. } = self.port.clone();
+        let fetching = async move {
+            let fetched = link.fetch(flow, refer, numbers, &sender).await;
             drop(sender);
             fetched
         };
         let taking = async {
             while let Some((number, answer)) = answers.recv().await {
-                let Some(reference) = left.remove(&number) else { continue };
-                self.tell(number, self.verify(reference, answer)).await;
+                let Some(reference) = self.left.get(&number).copied() else { continue };
+                let answer = self.verify(reference, answer);
+                let _ = self.core.send((self.flow, number, answer)).await;
+                self.left.remove(&number);
             }
         };
         let (fetched, ()) = tokio::join!(fetching, taking);
         if let Err(error) = fetched {
             debug!(error = &error as &dyn std::error::Error, "fetch failed");
-        }
-        for number in left.into_keys() {
-            self.tell(number, CoreAnswer::Gone).await;
         }
     }
 
@@ -467,9 +469,19 @@ impl FromCore {
             FetchAnswer::Gone => CoreAnswer::Gone,
         }
     }
+}
 
-    async fn tell(&self, number: u64, answer: CoreAnswer) {
-        let _ = self.core.send((self.flow, number, answer)).await;
+impl Drop for FromCore {
+    /// However it ended, whoever waits is told: what was not answered is not to be had here.
+    fn drop(&mut self) {
+        let (core, flow, left) = (self.core.clone(), self.flow, std::mem::take(&mut self.left));
+        if !left.is_empty() {
+            self.tasks.spawn("fetch's end", async move {
+                for number in left.into_keys() {
+                    let _ = core.send((flow, number, CoreAnswer::Gone)).await;
+                }
+            });
+        }
     }
 }
 

@@ -93,6 +93,10 @@ pub struct PeerMetrics {
     pub received_bytes: IntCounter,
     /// Bytes of blocks given to peers.
     pub served_bytes: IntCounter,
+    /// Bytes exchanged with peers of other sites, as TCP carries them, handshakes among them.
+    pub off_site_sent_bytes: IntCounter,
+    /// The same for bytes received.
+    pub off_site_received_bytes: IntCounter,
     serve_refusals: IntCounterVec,
     /// Connections of peers that are served at this moment.
     pub connections: IntGauge,
@@ -152,6 +156,16 @@ impl PeerMetrics {
                 "Bytes of blocks received from peers.",
             ),
             served_bytes: counter(r, "wanigan_peer_served_bytes_total", "Bytes of blocks given to peers."),
+            off_site_sent_bytes: counter(
+                r,
+                "wanigan_peer_off_site_sent_bytes_total",
+                "Bytes sent to peers of other sites, TLS included, without TCP and IP headers.",
+            ),
+            off_site_received_bytes: counter(
+                r,
+                "wanigan_peer_off_site_received_bytes_total",
+                "Bytes received from peers of other sites, TLS included, without TCP and IP headers.",
+            ),
             serve_refusals: counters(
                 r,
                 "wanigan_peer_refusals_total",

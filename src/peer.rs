@@ -107,6 +107,8 @@ pub enum GetError {
 /// What it takes to ask peers.
 #[derive(Clone)]
 pub struct PeersSettings {
+    /// This node's site.
+    pub site: SiteName,
     /// This node's TLS (see [`crate::pki::NodeIdentity::peer_client_tls`]).
     pub tls: PeerClientTls,
     /// Makes TCP connections (see [`marked_dial`]).
@@ -268,6 +270,11 @@ impl Peers {
         &self.0.settings.metrics.peers
     }
 
+    /// Returns whether what is exchanged with a peer crosses a WAN: sites are LANs.
+    fn is_off_site(&self, peer: &PeerIdentity) -> bool {
+        peer.site != self.0.settings.site
+    }
+
     /// Notes a peer whose connection stands, and counts the connection until [`Ledger::connections`] is lowered.
     fn meet(&self, identity: PeerIdentity, address: SocketAddr) -> Arc<Ledger> {
         self.with_book(|book| {
@@ -322,8 +329,10 @@ impl Peers {
             buffers: self.0.buffers.clone(),
             patience: self.0.settings.patience,
             greet: Box::new(move |identity| {
+                let off_site = peers.is_off_site(&identity).then(|| peers.metrics().clone());
                 let ledger = peers.meet(identity, address);
                 *counting.lock().unwrap_or_else(PoisonError::into_inner) = Some(ledger);
+                off_site
             }),
         });
         let (peers, stopping) = (self.clone(), self.0.drain.stopping().clone());

@@ -174,7 +174,9 @@ impl Lan {
         started.recv().unwrap();
         let asker = self.enter(1, async move || {
             let mut node = Node::start(two);
-            node.discovery.set_core_side(core_side);
+            for (core, address) in (0..).zip(core_side) {
+                node.discovery.set_core_side(core, Some(address));
+            }
             let answer = node.ask_until_answered().await;
             let mut answers = 1;
             while let Ok(Some(_)) = timeout(Duration::from_millis(100), node.events.recv()).await {

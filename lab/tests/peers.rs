@@ -17,6 +17,8 @@ use wanigan_lab::wan::Shape;
 const LIMIT: Duration = Duration::from_secs(60);
 /// Eight nodes share the machine's cores in the lab: a line that they can keep up with.
 const SLOWER_WAN: Shape = Shape::new(50, Duration::from_millis(20));
+/// Long enough for the files to be looked at and for 256 blocks to be renamed.
+const GRACE: Duration = Duration::from_secs(12);
 const QUIET: Duration = Duration::from_millis(100);
 const WAN: Shape = Shape::new(100, Duration::from_millis(20));
 const LENGTH: usize = 16 << 20;
@@ -165,6 +167,22 @@ fn after_a_rotation_a_second_edge_still_reads_from_its_peer() {
 }
 
 #[test]
+fn when_the_grace_is_over_blocks_are_still_shared_by_the_names_that_their_holders_were_given() {
+    scenario!(["nginx", "curl", "nft", "wanigan"], 2, WAN, |lab| {
+        let core = Setup::core(lab).core_line(&format!("secret-grace = \"{} s\"", GRACE.as_secs()));
+        let office = Office::open_with(lab, Family::V4, core, 2)?;
+        let file = office.publish(1, LENGTH)?;
+        office.read_cold(0, &file)?;
+        office.branch.core.wanigan(&["rotate-secret"])?;
+        // Nobody reads meanwhile: the holder asks for the new names by itself.
+        std::thread::sleep(GRACE + Duration::from_secs(4));
+        ensure!(office.edge(0).log().contains("a server secret has expired"), "the grace is not over");
+        office.read_from("peer", 1, &file)?;
+        office.expect_nothing_went_direct()
+    });
+}
+
+#[test]
 fn the_core_refers_an_edge_to_another_subnet() {
     let hosts = Hosts { clients: 1, gateways: 0, remote: 1 };
     scenario!(["nginx", "curl", "nft", "wanigan"], hosts, WAN, |lab| {
@@ -196,6 +214,11 @@ fn the_core_refers_an_edge_to_another_site_of_its_group_and_not_beyond_it() {
         office.read_from("referral", 1, &file)?;
         let given = office.edge(2).metric("wanigan_peer_served_bytes_total", "")?;
         ensure!(given == 0, "an edge outside of the group gave {given} bytes");
+        // What sites exchange crosses their lines, and the figures say so.
+        let sent = office.edge(0).metric("wanigan_peer_off_site_sent_bytes_total", "")?;
+        let received = office.edge(1).metric("wanigan_peer_off_site_received_bytes_total", "")?;
+        ensure!(sent >= file.bytes() && sent * 100 <= file.bytes() * 103, "{sent} bytes to another site");
+        ensure!(received >= file.bytes() && received <= sent, "{received} bytes from another site");
         office.expect_nothing_went_direct()
     });
 }

@@ -71,6 +71,7 @@ impl Neighbourhood {
         let (soon, waiting) = (Arc::new(Soon::default()), Waiting::new());
         let peers = Peers::new(
             PeersSettings {
+                site: identity.identity().site.clone(),
                 tls: identity.peer_client_tls(clock.clone()),
                 dial: marked_dial(),
                 connections_a_peer: CONNECTIONS_A_PEER,
@@ -295,7 +296,7 @@ struct Follower {
 impl Follower {
     /// Follows one link until it ends.
     async fn follow(&self, link: &Link) {
-        self.discovery.set_core_side(link.local_ip().map(|ip| ip.to_canonical()).into_iter().collect());
+        self.discovery.set_core_side(self.number.0, link.local_ip().map(|ip| ip.to_canonical()));
         let following = async { tokio::join!(self.tell_reached(link), self.follow_keys(link)) };
         tokio::select! {
             _ = following => {}

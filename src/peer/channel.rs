@@ -10,11 +10,13 @@ use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 
+use crate::metrics::PeerMetrics;
 use crate::pki::{PEER_ALPN, PeerIdentity, PeerIdentityError, peer_identity};
 use crate::proof::{EXPORTER_LABEL, Exporter};
 
@@ -23,6 +25,32 @@ use crate::proof::{EXPORTER_LABEL, Exporter};
 pub(super) struct Channel {
     tcp: TcpStream,
     tls: Connection,
+    tally: Tally,
+}
+
+/// Bytes that the socket carried.
+#[derive(Debug, Default)]
+struct Tally {
+    sent: u64,
+    received: u64,
+    /// Where they are counted, once it is known that they are to be.
+    counted: Option<(IntCounter, IntCounter)>,
+}
+
+impl Tally {
+    fn add(&mut self, sent: usize, received: usize) {
+        let (sent, received) = (sent as u64, received as u64);
+        match &self.counted {
+            Some(counted) => {
+                counted.0.inc_by(sent);
+                counted.1.inc_by(received);
+            }
+            None => {
+                self.sent += sent;
+                self.received += received;
+            }
+        }
+    }
 }
 
 /// Why there is no channel, or none any longer.
@@ -65,7 +93,7 @@ impl Channel {
     }
 
     async fn handshake(tcp: TcpStream, tls: Connection) -> Result<Self, ChannelError> {
-        let mut channel = Self { tcp, tls };
+        let mut channel = Self { tcp, tls, tally: Tally::default() };
         while channel.tls.is_handshaking() || channel.tls.wants_write() {
             if let Err(error) = channel.advance().await {
                 channel.refuse().await;
@@ -83,7 +111,7 @@ impl Channel {
         if self.ready(self.tls.wants_read()).await?.is_readable() {
             match self.tls.read_tls(&mut Now(&self.tcp)) {
                 Ok(0) => return Err(ChannelError::Closed),
-                Ok(_) => {}
+                Ok(count) => self.tally.add(0, count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
@@ -116,6 +144,14 @@ impl Channel {
     /// TLS's, which a whole handshake does not give.
     pub(super) fn exporter(&self) -> Result<Exporter, ChannelError> {
         Ok(self.tls.export_keying_material([0; 32], EXPORTER_LABEL, None)?)
+    }
+
+    /// Has the bytes that the socket carried, and will carry, counted: the other side is at another site.
+    pub(super) fn count_off_site(&mut self, metrics: &PeerMetrics) {
+        let counted = (metrics.off_site_sent_bytes.clone(), metrics.off_site_received_bytes.clone());
+        counted.0.inc_by(std::mem::take(&mut self.tally.sent));
+        counted.1.inc_by(std::mem::take(&mut self.tally.received));
+        self.tally.counted = Some(counted);
     }
 
     /// Returns what the other side's certificate says.
@@ -159,7 +195,7 @@ impl Channel {
     pub(super) fn flush(&mut self) -> Result<(), ChannelError> {
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut Now(&self.tcp)) {
-                Ok(_) => {}
+                Ok(count) => self.tally.add(count, 0),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
@@ -197,7 +233,7 @@ impl Channel {
         for _ in 0..reads {
             match self.tls.read_tls(&mut Now(&self.tcp)) {
                 Ok(0) => return Err(ChannelError::Closed.into()),
-                Ok(_) => {}
+                Ok(count) => self.tally.add(0, count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(ChannelError::from(error).into()),
             }

@@ -23,6 +23,7 @@ use super::channel::{Channel, ChannelError};
 use super::requests::{Answer, Failed, Patience, Requests};
 use super::serving::REQUESTS_MAX;
 use crate::block::{BlockHash, KeyId, Tag};
+use crate::metrics::PeerMetrics;
 use crate::pki::PeerIdentity;
 use crate::proof::{self, Exporter};
 
@@ -91,8 +92,8 @@ pub(super) struct ConnectionSettings {
     pub(super) buffers: Buffers,
     /// How long it is given.
     pub(super) patience: Patience,
-    /// Hears who the peer is once the connection stands.
-    pub(super) greet: Box<dyn FnOnce(PeerIdentity) + Send>,
+    /// Hears who the peer is once the connection stands; returns where its bytes are counted, if it is at another site.
+    pub(super) greet: Box<dyn FnOnce(PeerIdentity) -> Option<PeerMetrics> + Send>,
 }
 
 impl Connection {
@@ -279,11 +280,13 @@ async fn carry(
 async fn open(settings: ConnectionSettings) -> Result<(Channel, Exporter), Ended> {
     let ConnectionSettings { address, tls, dial, patience, greet, buffers: _ } = settings;
     let tcp = dial(address, patience.dial).await.map_err(Ended::Dial)?;
-    let channel = timeout(patience.handshake, Channel::connect(tcp, tls))
+    let mut channel = timeout(patience.handshake, Channel::connect(tcp, tls))
         .await
         .map_err(|_| Ended::HandshakeLate)?
         .map_err(Ended::at_first)?;
-    greet(channel.identity()?);
+    if let Some(metrics) = greet(channel.identity()?) {
+        channel.count_off_site(&metrics);
+    }
     let exporter = channel.exporter()?;
     Ok((channel, exporter))
 }

@@ -135,7 +135,7 @@ impl Door {
         }
         let handshake = timeout(HANDSHAKE_DEADLINE, Channel::accept(tcp, self.settings.tls.clone())).await;
         drop(place);
-        let channel = match handshake {
+        let mut channel = match handshake {
             Ok(Ok(channel)) => channel,
             Ok(Err(error)) => {
                 debug!(%from, error = &error as &dyn std::error::Error, "peer refused");
@@ -149,6 +149,9 @@ impl Door {
         };
         let (Ok(identity), Ok(exporter)) = (channel.identity(), channel.exporter()) else { return };
         let id = identity.id;
+        if self.peers.is_off_site(&identity) {
+            channel.count_off_site(&self.metrics);
+        }
         let ledger = self.peers.meet(identity, from);
         let own = ledger.served_connections.fetch_add(1, Ordering::Relaxed);
         let _served = Served { ledger: ledger.clone(), metrics: self.metrics.clone() };

@@ -616,6 +616,7 @@ async fn until(condition: impl Fn() -> bool) {
 fn peers(identity: &NodeIdentity, metrics: &Metrics, patience: Patience) -> (Peers, Drain) {
     let drain = Drain::new();
     let settings = PeersSettings {
+        site: identity.identity().site.clone(),
         tls: identity.peer_client_tls(system()),
         dial: marked_dial(),
         connections_a_peer: 4,
