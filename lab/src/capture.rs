@@ -52,8 +52,8 @@ impl Capture {
         // The file's header tells that it started; an old file's would too.
         let _ = std::fs::remove_file(path);
         let mut command = namespace.command("dumpcap");
-        // The buffer is the kernel's: what comes while the machine is busy waits there.
-        command.args(["-q", "-B", "64", "-i", interface, "-w"]).arg(path);
+        // The buffer is the kernel's: what comes while the disk is busy waits there, a scenario's worth of it.
+        command.args(["-q", "-B", "512", "-i", interface, "-w"]).arg(path);
         let process = namespace.spawn("dumpcap", &mut command)?;
         wait_until("the capture has begun", Duration::from_secs(10), || {
             Ok(path.metadata().is_ok_and(|file| file.len() > 0))

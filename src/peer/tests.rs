@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use rustls::ServerConfig;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::timeout;
 use wanigan_parsers::peer::{Frame, FrameReader};
 
@@ -235,12 +235,15 @@ async fn strangers_and_other_nodes_than_the_expected_are_refused() {
 async fn a_peer_that_cannot_be_reached_is_lost_and_is_not_tried_again_at_once() {
     let net = Net::new();
     let asks = net.peers_with("a", Roles::EDGE, Patience::default());
-    let closed = TcpListener::bind(any()).await.unwrap().local_addr().unwrap();
+    // Bound, so that no other test is given the port, and not listening.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(any()).unwrap();
+    let closed = socket.local_addr().unwrap();
     let wanted = block(0);
     let ask = || asks.peers.get(asks.id, closed, wanted.reference(), NO_WAIT);
     assert_eq!(ask().await.unwrap_err(), GetError::Lost);
     // Somebody listens by now, but that is not looked at for a second.
-    let listener = TcpListener::bind(closed).await.unwrap();
+    let listener = socket.listen(8).unwrap();
     assert_eq!(ask().await.unwrap_err(), GetError::Lost);
     assert!(timeout(Duration::from_millis(50), listener.accept()).await.is_err());
     // It accepts, and does not shake hands.
