@@ -20,6 +20,7 @@ pub mod intercept;
 pub mod matching;
 pub mod metrics;
 pub mod node;
+pub mod object;
 pub mod peer;
 pub mod pki;
 pub mod proof;

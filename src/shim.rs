@@ -10,6 +10,7 @@ pub mod http1;
 use wanigan_parsers::Direction;
 
 use crate::fault::{OpaqueReason, Protocol};
+use crate::object::Object;
 
 pub mod detecting;
 pub mod smb2;
@@ -46,6 +47,10 @@ pub enum SpanKind {
         /// Whether the data of this READ, or this body, or this chunk of it, ends with the span, so that whatever
         /// is held for a block need not wait.
         last: bool,
+        /// Whether the file or representation has no bytes beyond the span, as far as was said.
+        end: bool,
+        /// Which file or representation it is, if that can be told.
+        object: Option<Object>,
     },
 }
 
@@ -56,9 +61,9 @@ impl Span {
         Self { len, kind: SpanKind::Opaque(reason) }
     }
 
-    /// Returns a content span.
+    /// Returns a span of content of which it is not known what it belongs to.
     #[must_use]
     pub fn content(len: usize, offset: u64, last: bool) -> Self {
-        Self { len, kind: SpanKind::Content { offset, last } }
+        Self { len, kind: SpanKind::Content { offset, last, end: false, object: None } }
     }
 }

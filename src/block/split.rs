@@ -59,7 +59,7 @@ impl Splitter {
                     self.stalled = false;
                     self.pieces.push_back(Piece::Opaque(run, reason));
                 }
-                SpanKind::Content { offset, last } => self.handle_content(&run, offset, last),
+                SpanKind::Content { offset, last, .. } => self.handle_content(&run, offset, last),
             }
         }
         assert!(bytes.is_empty(), "a shim's spans cover its input");
@@ -236,14 +236,16 @@ mod tests {
             let rest = span.len - part;
             taken.push(match span.kind {
                 SpanKind::Opaque(reason) => Span::opaque(part, reason),
-                SpanKind::Content { offset, last } => Span::content(part, offset, last && rest == 0),
+                SpanKind::Content { offset, last, .. } => Span::content(part, offset, last && rest == 0),
             });
             if rest > 0 {
                 spans.insert(
                     0,
                     match span.kind {
                         SpanKind::Opaque(reason) => Span::opaque(rest, reason),
-                        SpanKind::Content { offset, last } => Span::content(rest, offset + part as u64, last),
+                        SpanKind::Content { offset, last, .. } => {
+                            Span::content(rest, offset + part as u64, last)
+                        }
                     },
                 );
             }

@@ -114,9 +114,15 @@ fn merge(spans: &mut Vec<Span>, span: Span) {
     if let Some(last) = spans.last_mut() {
         let joined = match (last.kind, span.kind) {
             (SpanKind::Opaque(a), SpanKind::Opaque(b)) => (a == b).then_some(last.kind),
-            (SpanKind::Content { offset, last: false }, SpanKind::Content { offset: next, last: ends }) => {
-                (offset + last.len as u64 == next).then_some(SpanKind::Content { offset, last: ends })
-            }
+            (
+                SpanKind::Content { offset, last: false, object: one, .. },
+                SpanKind::Content { offset: next, last: ends, end, object },
+            ) => (offset + last.len as u64 == next && one == object).then_some(SpanKind::Content {
+                offset,
+                last: ends,
+                end,
+                object,
+            }),
             _ => None,
         };
         if let Some(kind) = joined {

@@ -629,15 +629,21 @@ fn mark(shim: &mut Http1, direction: Direction, input: &[u8]) -> Vec<Span> {
 fn merge(spans: impl IntoIterator<Item = Span>) -> Vec<Span> {
     let mut merged: Vec<Span> = Vec::new();
     for span in spans {
-        match (merged.last_mut(), span.kind) {
-            (Some(before), SpanKind::Opaque(_)) if before.kind == span.kind => before.len += span.len,
+        let joined = merged.last().and_then(|before| match (before.kind, span.kind) {
+            (SpanKind::Opaque(a), SpanKind::Opaque(b)) => (a == b).then_some(before.kind),
             (
-                Some(Span { len, kind: SpanKind::Content { offset, last: last @ false } }),
-                SpanKind::Content { offset: next, last: ends },
-            ) if *offset + *len as u64 == next => {
-                *len += span.len;
-                *last = ends;
-            }
+                SpanKind::Content { offset, last: false, object: one, .. },
+                SpanKind::Content { offset: next, last, end, object },
+            ) => (offset + before.len as u64 == next && one == object).then_some(SpanKind::Content {
+                offset,
+                last,
+                end,
+                object,
+            }),
+            _ => None,
+        });
+        match (merged.last_mut(), joined) {
+            (Some(before), Some(kind)) => *before = Span { len: before.len + span.len, kind },
             _ => merged.push(span),
         }
     }

@@ -1,0 +1,186 @@
+//! What a sender knows of the blocks its receiver holds, and so whether a block goes as a reference or in full.
+//!
+//! The record is a guess with a cheap correction: a block that the receiver turns out not to hold is fetched, and the
+//! flow pushes for a while. It is bounded: of two generations of digests the older one is forgotten when the younger
+//! is full; blocks in use move to the younger one. Blocks on their way are counted apart, until the receiver said
+//! that it has them, or the flow that carried them is gone.
+
+use std::collections::{HashMap, HashSet};
+use std::mem;
+use std::sync::{Mutex, PoisonError};
+
+use crate::block::Digest;
+
+/// What is known of one block at one edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Knowledge {
+    /// Nothing: it was never sent, or long ago.
+    Unknown,
+    /// A flow is sending it at this moment.
+    OnTheWay,
+    /// The edge said that it has it.
+    Held,
+}
+
+/// What one edge was sent. Shared by the flows of that edge; every call is short and none waits.
+#[derive(Debug)]
+pub struct Record {
+    generations: Mutex<Generations>,
+    capacity: usize,
+}
+
+#[derive(Debug, Default)]
+struct Generations {
+    /// Names the receiver's store: another one holds nothing of this.
+    store: [u8; 16],
+    young: HashSet<u64>,
+    old: HashSet<u64>,
+    /// Blocks that flows are sending, and how many flows do. Bounded by what those flows have credit for.
+    on_the_way: HashMap<u64, u32>,
+}
+
+impl Record {
+    /// Makes a record of at most `capacity` blocks, 16 bytes of memory each.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { generations: Mutex::default(), capacity }
+    }
+
+    /// Notes which store the edge has; a store other than last time's begins empty.
+    pub fn handle_store(&self, store: [u8; 16]) {
+        self.with(|generations| {
+            if generations.store != store {
+                let on_the_way = mem::take(&mut generations.on_the_way);
+                *generations = Generations { store, on_the_way, ..Generations::default() };
+            }
+        });
+    }
+
+    /// Returns what is known of a block that is being used.
+    pub fn knows(&self, digest: &Digest) -> Knowledge {
+        let entry = entry(digest);
+        self.with(|generations| {
+            let old = generations.old.contains(&entry);
+            if old {
+                self.insert(generations, entry);
+            }
+            if old || generations.young.contains(&entry) {
+                Knowledge::Held
+            } else if generations.on_the_way.contains_key(&entry) {
+                Knowledge::OnTheWay
+            } else {
+                Knowledge::Unknown
+            }
+        })
+    }
+
+    /// Notes that a flow sends the block. Exactly one of the next two calls follows for it.
+    pub fn handle_sent(&self, digest: &Digest) {
+        self.with(|generations| *generations.on_the_way.entry(entry(digest)).or_default() += 1);
+    }
+
+    /// Notes that the edge has a block that [`Record::handle_sent`] was called for.
+    pub fn handle_received(&self, digest: &Digest) {
+        let entry = entry(digest);
+        self.with(|generations| {
+            generations.arrive(entry);
+            self.insert(generations, entry);
+        });
+    }
+
+    /// Notes that a block that [`Record::handle_sent`] was called for may not have arrived: its flow is gone.
+    pub fn handle_lost(&self, digest: &Digest) {
+        self.with(|generations| generations.arrive(entry(digest)));
+    }
+
+    /// Notes that the edge has the block, wherever it took it from.
+    pub fn learn(&self, digest: &Digest) {
+        self.with(|generations| self.insert(generations, entry(digest)));
+    }
+
+    /// Notes that the edge does not have the block, whatever was known.
+    pub fn forget(&self, digest: &Digest) {
+        let entry = entry(digest);
+        self.with(|generations| {
+            generations.young.remove(&entry);
+            generations.old.remove(&entry);
+        });
+    }
+
+    fn insert(&self, generations: &mut Generations, entry: u64) {
+        generations.young.insert(entry);
+        if generations.young.len() >= self.capacity.div_ceil(2) {
+            generations.old = mem::take(&mut generations.young);
+        }
+    }
+
+    fn with<T>(&self, call: impl FnOnce(&mut Generations) -> T) -> T {
+        call(&mut self.generations.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Generations {
+    fn arrive(&mut self, entry: u64) {
+        if let Some(count) = self.on_the_way.get_mut(&entry) {
+            *count -= 1;
+            if *count == 0 {
+                self.on_the_way.remove(&entry);
+            }
+        }
+    }
+}
+
+/// A wrong guess costs one fetch, so eight bytes of the digest are enough.
+fn entry(digest: &Digest) -> u64 {
+    u64::from_le_bytes(digest.0[..8].try_into().expect("a digest has 32 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_in_use_outlive_the_others() {
+        let record = Record::new(8);
+        for n in 0..40 {
+            record.learn(&digest(n));
+            assert_eq!(record.knows(&digest(0)), Knowledge::Held);
+        }
+        assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
+        assert_eq!(record.knows(&digest(39)), Knowledge::Held);
+        let held = record.with(|generations| generations.young.len() + generations.old.len());
+        assert!(held <= 8, "{held}");
+    }
+
+    #[test]
+    fn another_store_holds_nothing() {
+        let record = Record::new(8);
+        record.handle_store([1; 16]);
+        record.learn(&digest(1));
+        record.handle_store([1; 16]);
+        assert_eq!(record.knows(&digest(1)), Knowledge::Held);
+        record.handle_store([2; 16]);
+        assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
+    }
+
+    #[test]
+    fn a_block_is_on_its_way_until_it_arrived_or_its_last_flow_is_gone() {
+        let record = Record::new(8);
+        record.handle_sent(&digest(1));
+        record.handle_sent(&digest(1));
+        record.handle_lost(&digest(1));
+        assert_eq!(record.knows(&digest(1)), Knowledge::OnTheWay);
+        record.handle_lost(&digest(1));
+        assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
+        record.handle_sent(&digest(1));
+        record.handle_received(&digest(1));
+        assert_eq!(record.knows(&digest(1)), Knowledge::Held);
+        record.forget(&digest(1));
+        assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
+        assert!(record.with(|generations| generations.on_the_way.is_empty()));
+    }
+
+    fn digest(n: u8) -> Digest {
+        Digest([n; 32])
+    }
+}
