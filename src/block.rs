@@ -20,6 +20,45 @@ pub struct Block {
     bytes: Bytes,
 }
 
+/// Bytes with their digest: the two agree, and nothing is said of who may have them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hashed {
+    digest: Digest,
+    bytes: Bytes,
+}
+
+impl Hashed {
+    /// Computes the digest.
+    #[must_use]
+    pub fn of(bytes: Bytes) -> Self {
+        Self { digest: digest(&bytes), bytes }
+    }
+
+    /// Returns the digest.
+    #[must_use]
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Returns the bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+impl From<Block> for Hashed {
+    fn from(block: Block) -> Self {
+        Self { digest: block.reference.digest, bytes: block.bytes }
+    }
+}
+
+impl fmt::Debug for Hashed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hashed({:?}, {} bytes)", self.digest, self.bytes.len())
+    }
+}
+
 /// Candidate bytes that are not the block their reference names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("bytes do not have the digest {0:?}")]
@@ -164,8 +203,8 @@ impl ServerSecret {
 
     /// Names bytes that the content server just released.
     #[must_use]
-    pub fn mint(&self, bytes: Bytes) -> Block {
-        let digest = digest(&bytes);
+    pub fn mint(&self, content: Hashed) -> Block {
+        let Hashed { digest, bytes } = content;
         let Named { key, secret } = self.name(&digest);
         let len = u32::try_from(bytes.len()).expect("a splitter makes blocks far below 4 GiB");
         Block { reference: Reference { digest, secret, key, len }, bytes }

@@ -98,6 +98,8 @@ reasons! {
         TooSmall = "too_small",
         /// Content flushed before its block was whole, because the server paused.
         Stalled = "stalled",
+        /// Content that was read in pieces smaller than a block; it is made a block when the rest has passed.
+        Piecemeal = "piecemeal",
         /// The direction has no shim at work.
         NoShim = "no_shim",
     }

@@ -1,8 +1,19 @@
 //! How a sender knows that the bytes it has just read are bytes that the other side holds, so that a reference can
 //! stand for them: `docs/matching.md` has the whole machine.
 //!
-//! [`record`] guesses which blocks the other side holds.
+//! [`record`] guesses which blocks the other side holds; [`map`] remembers where blocks were seen; [`anchors`] mark
+//! bytes by what they are; [`matcher`] puts them together.
 
+pub mod anchors;
+pub mod map;
+pub mod matcher;
 pub mod record;
 
 pub use record::{Knowledge, Record};
+
+use crate::block::Digest;
+
+/// Stands for a digest where a wrong guess costs little: one fetch, or one comparison.
+fn prefix(digest: &Digest) -> u64 {
+    u64::from_le_bytes(digest.0[..8].try_into().expect("a digest has 32 bytes"))
+}

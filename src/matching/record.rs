@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
+use super::prefix as entry;
 use crate::block::Digest;
 
 /// What is known of one block at one edge.
@@ -130,10 +131,6 @@ impl Generations {
     }
 }
 
-/// A wrong guess costs one fetch, so eight bytes of the digest are enough.
-fn entry(digest: &Digest) -> u64 {
-    u64::from_le_bytes(digest.0[..8].try_into().expect("a digest has 32 bytes"))
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,722 @@
+//! The matcher: what of the bytes just read is content that the store already has, and how the rest is cut.
+//!
+//! It takes the bytes of one direction with the spans a shim made of them and gives [`Piece`]s in the same order,
+//! which together are the same bytes. Content of one object that follows on is a *run*:
+//!
+//! - While a **cursor** stands, the run is compared with the extents of the content map from there on: a whole block
+//!   by its digest, part of one byte by byte, for which the block is loaded from the store. The cursor goes on from
+//!   message to message, so the sizes of reads do not matter.
+//! - Where the bytes part from the cursor it is lost at that very byte. Each **anchor** of the bytes that follow is
+//!   looked up, and the first that leads to the same bytes sets a cursor again; the match begins as far before the
+//!   anchor as the bytes agree.
+//! - What nothing explains is cut on the grid of the object ([`CELL_BYTES`]). A cell that must go on before it is
+//!   whole goes on as it is, and is sealed as a block when the rest has passed too ([`assembly`]).
+//!
+//! It holds at most a cell of bytes that came, and no longer than [`HOLD`] once the leg has nothing more to say.
+//! What the content map says is a hint: bytes are only ever explained by bytes that were compared or hashed. Whether
+//! a slice may be named to the other side is for the sender to decide, which knows what that side was sent; a slice
+//! that may not be named comes back to [`Matcher::handle_denied`].
+
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use wanigan_parsers::wan::SealSpan;
+
+use super::anchors::{ANCHOR_BYTES, Gear};
+use super::map::{ContentMap, Extent};
+use crate::block::{Digest, Hashed};
+use crate::budget::Budget;
+use crate::fault::OpaqueReason;
+use crate::object::{Object, Place, Version};
+use crate::shim::{Span, SpanKind};
+
+mod assembly;
+
+use self::assembly::{Assemblies, Sealed};
+
+/// Bytes of a cell of the grid, and so the longest block the matcher makes.
+pub const CELL_BYTES: usize = 64 << 10;
+
+/// Content shorter than this costs less as it is than as a block of its own.
+pub const BLOCK_BYTES_MIN: usize = 4 << 10;
+
+/// A match shorter than this costs less as it is than by reference.
+pub const SLICE_BYTES_MIN: usize = 256;
+
+/// How long an unfinished cell waits for its next bytes: longer than a server's read from a disk takes, shorter than
+/// anyone notices on a WAN.
+pub const HOLD: Duration = Duration::from_millis(20);
+
+/// Blocks that are loaded in vain for anchors of one run before the next cell begins.
+const CANDIDATES_MAX: u32 = 4;
+
+/// Bytes that wait while a block is loaded before no more of the leg is read.
+const WAITING_BYTES_MAX: usize = 128 << 10;
+
+/// Bytes of a direction, matched and cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// To be passed on as they are.
+    Opaque(Bytes, OpaqueReason),
+    /// A block of which every byte has just been read.
+    Whole(Hashed),
+    /// A part of a block, read just now.
+    Slice(Slice),
+    /// These bytes, passed on as they were before, are a block.
+    Seal(Hashed, Vec<SealSpan>),
+}
+
+/// A part of a block that the store has, equal to bytes that were read just now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    /// The block.
+    pub block: Hashed,
+    /// Where in the block the part begins.
+    pub skip: usize,
+    /// Its length.
+    pub len: usize,
+    /// Whether every byte of the block was released at this place in this version.
+    pub same_version: bool,
+    /// What was read, and where in it.
+    object: Object,
+    offset: u64,
+    /// Where in the direction the part is.
+    at: u64,
+}
+
+impl Slice {
+    /// Returns the part's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        self.block.bytes().slice(self.skip..self.skip + self.len)
+    }
+}
+
+/// Where blocks are known to be; shared by the flows of a node.
+pub type SharedMap = Arc<Mutex<ContentMap>>;
+
+/// Matches and cuts one direction of a flow.
+#[derive(Debug)]
+pub struct Matcher {
+    map: SharedMap,
+    /// Tells the places of one server from those of another.
+    server: Vec<u8>,
+    inputs: VecDeque<(Bytes, SpanKind)>,
+    input_bytes: usize,
+    run: Run,
+    cursor: Option<Cursor>,
+    search: Search,
+    flush: Option<Flush>,
+    load: Load,
+    assemblies: Assemblies,
+    pieces: VecDeque<Piece>,
+    /// Bytes of the direction before those that are held.
+    passed: u64,
+    deadline: Option<Instant>,
+}
+
+/// Content that follows on, as far as it has not been passed on.
+#[derive(Debug, Default)]
+struct Run {
+    /// With the server in its place.
+    object: Option<Object>,
+    /// As the shim gave it.
+    named: Option<Object>,
+    held: BytesMut,
+    /// Offset in the object that continues what is held.
+    next: u64,
+    /// The object has no bytes from there on.
+    end: bool,
+}
+
+/// Where in known content the held bytes are thought to be.
+#[derive(Debug)]
+struct Cursor {
+    source: Place,
+    /// Offset in the source of the first byte held.
+    at: u64,
+    extent_start: u64,
+    extent: Extent,
+    block: Option<Hashed>,
+    /// The block was matched from its first byte on.
+    from_start: bool,
+}
+
+/// The search for a place to set the cursor.
+#[derive(Debug, Default)]
+struct Search {
+    gear: Gear,
+    /// Bytes of what is held that the gear has seen.
+    scanned: usize,
+    /// Anchors of the block where the cursor was lost.
+    near: HashMap<u64, (Place, u64)>,
+    /// Where the map's own word for this offset led to nothing.
+    hint_tried: Option<u64>,
+    /// An anchor whose block is loaded: bytes held up to its end, and where that is in the source.
+    candidate: Option<(usize, Place, u64, Extent)>,
+    candidates: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    /// More of the run may follow.
+    Message,
+    /// The server paused.
+    Stall,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Load {
+    #[default]
+    Idle,
+    Wanted(Digest, u32),
+    Loading(Digest),
+}
+
+impl Matcher {
+    /// Makes the matcher of one direction of a flow to or from a server.
+    #[must_use]
+    pub fn new(map: SharedMap, server: &[u8], budget: &Budget) -> Self {
+        Self {
+            map,
+            server: server.to_vec(),
+            inputs: VecDeque::new(),
+            input_bytes: 0,
+            run: Run::default(),
+            cursor: None,
+            search: Search::default(),
+            flush: None,
+            load: Load::Idle,
+            assemblies: Assemblies::new(budget),
+            pieces: VecDeque::new(),
+            passed: 0,
+            deadline: None,
+        }
+    }
+
+    /// Takes the next bytes, partitioned by `spans`.
+    ///
+    /// # Panics
+    /// If the spans do not sum to the bytes, which is a bug of the shim.
+    pub fn handle_input(&mut self, mut bytes: Bytes, spans: &[Span]) {
+        self.input_bytes += bytes.len();
+        for span in spans {
+            self.inputs.push_back((bytes.split_to(span.len), span.kind));
+        }
+        assert!(bytes.is_empty(), "a shim's spans cover its input");
+        self.deadline = None;
+        self.process();
+    }
+
+    /// Begins to wait for the next bytes. Until this is called a pause is ours, not the server's.
+    pub fn handle_wait(&mut self, now: Instant) {
+        if self.deadline.is_none() && self.load == Load::Idle && !self.run.held.is_empty() {
+            self.deadline = Some(now + HOLD);
+        }
+        self.assemblies.handle_wait(now);
+    }
+
+    /// Gives up waiting for the rest of a cell when its time has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.deadline = None;
+            self.flush = Some(Flush::Stall);
+            self.process();
+        }
+        let sealed = self.assemblies.handle_timeout(now);
+        sealed.into_iter().for_each(|sealed| self.seal(sealed));
+    }
+
+    /// Passes on everything that is held as soon as loading allows: no more bytes will come.
+    pub fn handle_end(&mut self) {
+        self.deadline = None;
+        if !self.run.held.is_empty() {
+            self.inputs.push_back((Bytes::new(), SpanKind::Opaque(OpaqueReason::Framing)));
+        }
+        self.process();
+    }
+
+    /// Takes the block of [`Matcher::poll_load`], or `None` where the store does not have it.
+    pub fn handle_loaded(&mut self, digest: &Digest, block: Option<Hashed>) {
+        if self.load != Load::Loading(*digest) {
+            return;
+        }
+        self.load = Load::Idle;
+        match (block, self.search.candidate.take()) {
+            (Some(block), Some(candidate)) => self.try_candidate(candidate, block),
+            (Some(block), None) => {
+                if let Some(cursor) = &mut self.cursor {
+                    cursor.block = Some(block);
+                }
+            }
+            (None, Some((_, place, at, extent))) => self.forget(&place, at, &extent),
+            (None, None) => {
+                if let Some(cursor) = self.cursor.take() {
+                    self.forget(&cursor.source, cursor.extent_start, &cursor.extent);
+                    self.search.hint_tried = Some(self.start());
+                }
+            }
+        }
+        self.process();
+    }
+
+    /// Returns the digest and length of a block to load, once; [`Matcher::handle_loaded`] must follow.
+    pub fn poll_load(&mut self) -> Option<(Digest, u32)> {
+        let Load::Wanted(digest, len) = self.load else { return None };
+        self.load = Load::Loading(digest);
+        Some((digest, len))
+    }
+
+    /// Takes back a slice that the other side may not be told of: its bytes go on as they are.
+    pub fn handle_denied(&mut self, slice: &Slice) -> Vec<Piece> {
+        let bytes = slice.bytes();
+        let sealed = self.assemblies.handle_passed(slice.object, slice.offset, &bytes, slice.at, false);
+        let mut pieces = vec![Piece::Opaque(bytes, OpaqueReason::Piecemeal)];
+        pieces.extend(sealed.into_iter().map(|sealed| self.learn_sealed(sealed)));
+        pieces
+    }
+
+    /// Returns when [`Matcher::handle_timeout`] wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.deadline, self.assemblies.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Returns the next piece.
+    pub fn poll_piece(&mut self) -> Option<Piece> {
+        self.pieces.pop_front()
+    }
+
+    /// Returns whether there is room for more input.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        self.input_bytes < WAITING_BYTES_MAX
+    }
+
+    /// Returns whether every byte was passed on.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inputs.is_empty() && self.run.held.is_empty() && self.pieces.is_empty()
+    }
+
+    /// Works through the inputs until they end or a block must be loaded.
+    fn process(&mut self) {
+        loop {
+            if !self.advance() {
+                return;
+            }
+            self.flush = None;
+            let Some((bytes, kind)) = self.inputs.pop_front() else { return };
+            match kind {
+                SpanKind::Content { offset, last, end, object } => {
+                    self.handle_content(bytes, offset, last, end, object);
+                }
+                SpanKind::Opaque(_) if !self.run.held.is_empty() => {
+                    self.inputs.push_front((bytes, kind));
+                    self.flush = Some(Flush::Message);
+                }
+                SpanKind::Opaque(reason) => {
+                    self.input_bytes -= bytes.len();
+                    if !bytes.is_empty() {
+                        self.pass_on(bytes, reason);
+                    }
+                }
+            }
+        }
+    }
+
+    fn handle_content(
+        &mut self,
+        mut bytes: Bytes,
+        offset: u64,
+        last: bool,
+        end: bool,
+        object: Option<Object>,
+    ) {
+        if offset != self.run.next || object != self.run.named {
+            if !self.run.held.is_empty() {
+                let kind = SpanKind::Content { offset, last, end, object };
+                self.inputs.push_front((bytes, kind));
+                self.flush = Some(Flush::Message);
+                return;
+            }
+            self.begin_run(offset, object);
+        }
+        let part = bytes.split_to(room(self.run.next).min(bytes.len()));
+        self.input_bytes -= part.len();
+        if self.run.held.is_empty() {
+            self.run.held.reserve(CELL_BYTES);
+        }
+        self.run.held.extend_from_slice(&part);
+        // Offsets are what a server said; the sum of two may be no offset.
+        self.run.next = self.run.next.wrapping_add(part.len() as u64);
+        if bytes.is_empty() {
+            self.run.end = end;
+            self.flush = last.then_some(Flush::Message);
+        } else {
+            let kind = SpanKind::Content { offset: self.run.next, last, end, object };
+            self.inputs.push_front((bytes, kind));
+        }
+    }
+
+    fn begin_run(&mut self, offset: u64, object: Option<Object>) {
+        let placed = |object: Object| Object {
+            place: Place::of(&[&self.server, &object.place.0]),
+            version: object.version.map(|version| Version::of(&[&self.server, &version.0])),
+        };
+        if object != self.run.named {
+            self.run.object = object.map(placed);
+            self.run.named = object;
+        }
+        self.run.next = offset;
+        self.run.end = false;
+        self.cursor = None;
+        self.search = Search::default();
+    }
+
+    /// Offset of the first byte held.
+    fn start(&self) -> u64 {
+        self.run.next.wrapping_sub(self.run.held.len() as u64)
+    }
+
+    /// Explains or cuts what is held, all of it if it is to be flushed. Returns `false` when it waits for a block.
+    fn advance(&mut self) -> bool {
+        while !self.run.held.is_empty() && self.load == Load::Idle {
+            let goes_on = if self.cursor.is_some() { self.follow() } else { self.seek() };
+            if !goes_on {
+                break;
+            }
+        }
+        self.load == Load::Idle
+    }
+
+    /// Compares what is held with what the cursor is at. Returns whether there may be more to do at once.
+    fn follow(&mut self) -> bool {
+        let cursor = self.cursor.as_mut().expect("who follows has a cursor");
+        let (extent, flushes) = (cursor.extent, self.flush.is_some());
+        let skip = extent.skip as usize + usize::try_from(cursor.at - cursor.extent_start).expect("in a block");
+        let left = (extent.skip + extent.len) as usize - skip;
+        let held = self.run.held.len();
+        if let Some(block) = cursor.block.clone() {
+            let reach = left.min(held);
+            let equal = common_prefix(&self.run.held[..reach], &block.bytes()[skip..skip + reach]);
+            if equal < reach {
+                self.lose(&block, skip, equal);
+                return true;
+            }
+            if reach < left && !flushes {
+                return false;
+            }
+            self.take_slice(&block, skip, reach);
+            return true;
+        }
+        let whole = skip == 0 && left == extent.block_len as usize;
+        if held < left && !flushes {
+            return false;
+        }
+        if whole && held >= left {
+            let hashed = Hashed::of(Bytes::copy_from_slice(&self.run.held[..left]));
+            if *hashed.digest() == extent.digest {
+                self.take_slice(&hashed, 0, left);
+                return true;
+            }
+        }
+        self.load = Load::Wanted(extent.digest, extent.block_len);
+        false
+    }
+
+    /// Passes on a part of a block that is equal to what is held, and moves the cursor behind it.
+    fn take_slice(&mut self, block: &Hashed, skip: usize, len: usize) {
+        let offset = self.start();
+        let at = self.passed;
+        drop(self.run.held.split_to(len));
+        self.passed += len as u64;
+        self.search.hint_tried = None;
+        let Some(mut cursor) = self.cursor.take() else { return };
+        let Some(object) = self.run.object else { return };
+        cursor.from_start = skip == 0 || cursor.from_start;
+        let ends_block = skip + len == block.bytes().len();
+        let released = if ends_block && cursor.from_start { object.version } else { None };
+        let same_version = object.version.is_some() && cursor.extent.version == object.version;
+        self.pieces.push_back(if skip == 0 && ends_block {
+            Piece::Whole(block.clone())
+        } else if len < SLICE_BYTES_MIN {
+            self.assemblies.handle_other(len);
+            Piece::Opaque(block.bytes().slice(skip..skip + len), OpaqueReason::TooSmall)
+        } else {
+            Piece::Slice(Slice { block: block.clone(), skip, len, same_version, object, offset, at })
+        });
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        if cursor.source == object.place && cursor.at == offset {
+            if let Some(version) = released {
+                map.confirm(&object.place, cursor.extent_start, block.digest(), version);
+            }
+        } else {
+            map.learn(&object.place, offset, extent(block, skip, len, released));
+        }
+        cursor.at += len as u64;
+        if cursor.at < cursor.extent_start + u64::from(cursor.extent.len) {
+            cursor.block = Some(block.clone());
+            self.cursor = Some(cursor);
+        } else {
+            self.cursor = Cursor::at(&mut map, cursor.source, cursor.at);
+        }
+    }
+
+    /// The bytes part from what the cursor is at, `equal` bytes from here.
+    fn lose(&mut self, block: &Hashed, skip: usize, equal: usize) {
+        let (source, at) = match &self.cursor {
+            Some(cursor) => (cursor.source, cursor.at),
+            None => return,
+        };
+        if equal >= SLICE_BYTES_MIN {
+            self.take_slice(block, skip, equal);
+        }
+        let taken = if equal >= SLICE_BYTES_MIN { equal } else { 0 };
+        self.cursor = None;
+        let mut search = Search { hint_tried: Some(self.start()), ..Search::default() };
+        // The place is likely to be found again in the rest of the same block.
+        let from = (skip + taken).saturating_sub(ANCHOR_BYTES);
+        let base = at.wrapping_sub(skip as u64);
+        anchors(&block.bytes()[from..], |end, key| {
+            search.near.entry(key).or_insert((source, base.wrapping_add((from + end) as u64)));
+        });
+        self.search = search;
+    }
+
+    /// Looks for a place to set the cursor; cuts what it can no longer hold. Returns whether there is more to do.
+    fn seek(&mut self) -> bool {
+        if self.take_hint() || self.find_anchor() {
+            return true;
+        }
+        if self.load != Load::Idle {
+            return false;
+        }
+        let (held, start) = (self.run.held.len(), self.start());
+        let room = room(start);
+        if held >= room {
+            self.cut(room, None);
+            return true;
+        }
+        if self.flush.is_some() {
+            self.cut(held, self.flush);
+            return true;
+        }
+        false
+    }
+
+    /// Sets the cursor where the map has content of the same place.
+    fn take_hint(&mut self) -> bool {
+        let (start, Some(object)) = (self.start(), self.run.object) else { return false };
+        if self.search.scanned > 0 || self.search.hint_tried == Some(start) {
+            return false;
+        }
+        self.search.hint_tried = Some(start);
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        self.cursor = Cursor::at(&mut map, object.place, start);
+        self.cursor.is_some()
+    }
+
+    /// Looks up the anchors of what is held. Returns whether the cursor was set; a block may have to be loaded first.
+    fn find_anchor(&mut self) -> bool {
+        let search = &mut self.search;
+        if self.run.object.is_none() {
+            return false;
+        }
+        while search.scanned < self.run.held.len() && search.candidate.is_none() {
+            let from = search.scanned;
+            let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut found = None;
+            // In small steps, so that an anchor that leads somewhere is taken before the next is looked at.
+            let to = self.run.held.len().min(from + SEARCH_STEP);
+            search.gear.scan(&self.run.held[from..to], |end, key| {
+                if found.is_none() && search.candidates < CANDIDATES_MAX {
+                    found = search.near.get(&key).copied().or_else(|| map.find(key)).map(|to| (from + end, to));
+                }
+            });
+            search.scanned = to;
+            let Some((end, (place, at))) = found else { continue };
+            // The anchor's last byte is in the extent; what follows it may be in the next.
+            let Some((_, extent)) = at.checked_sub(1).and_then(|last| map.at(&place, last)) else {
+                continue;
+            };
+            search.candidates += 1;
+            self.load = Load::Wanted(extent.digest, extent.block_len);
+            search.candidate = Some((end, place, at, extent));
+        }
+        false
+    }
+
+    /// Compares around an anchor with the block it led to, and sets the cursor if they agree.
+    fn try_candidate(&mut self, (end, place, at, extent): (usize, Place, u64, Extent), block: Hashed) {
+        let found = {
+            let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+            at.checked_sub(1).and_then(|last| map.at(&place, last))
+        };
+        let Some((extent_start, same)) = found.filter(|(_, found)| *found == extent) else { return };
+        let low = same.skip as usize;
+        let high = low + same.len as usize;
+        let middle = low + usize::try_from(at - extent_start).expect("in a block");
+        let before = common_suffix(&self.run.held[..end], &block.bytes()[low..middle]);
+        let reach = (self.run.held.len() - end).min(high - middle);
+        let after = common_prefix(&self.run.held[end..end + reach], &block.bytes()[middle..middle + reach]);
+        if before < ANCHOR_BYTES.min(middle - low) || before + after < SLICE_BYTES_MIN {
+            return;
+        }
+        if end > before {
+            self.cut_before_match(end - before);
+        }
+        let skip = middle - before;
+        self.search = Search::default();
+        self.cursor = Some(Cursor {
+            source: place,
+            at: extent_start + (skip - low) as u64,
+            extent_start,
+            extent: same,
+            block: Some(block),
+            from_start: false,
+        });
+    }
+
+    /// Passes on what came before a match.
+    fn cut_before_match(&mut self, mut len: usize) {
+        while len > 0 {
+            let part = room(self.start()).min(len);
+            self.cut(part, None);
+            len -= part;
+        }
+    }
+
+    /// Cuts bytes off what is held that nothing explains: a block of their own, or bytes that go on as they are.
+    fn cut(&mut self, len: usize, flush: Option<Flush>) {
+        let offset = self.start();
+        let at = self.passed;
+        let is_all = len == self.run.held.len();
+        let bytes = self.run.held.split_to(len).freeze();
+        self.passed += len as u64;
+        self.search = Search { near: mem::take(&mut self.search.near), ..Search::default() };
+        let Some(object) = self.run.object else {
+            if len < BLOCK_BYTES_MIN {
+                self.assemblies.handle_other(len);
+                self.pieces.push_back(Piece::Opaque(bytes, OpaqueReason::TooSmall));
+            } else {
+                self.pieces.push_back(Piece::Whole(Hashed::of(bytes)));
+            }
+            return;
+        };
+        let ends_cell = room(offset) == len || (is_all && self.run.end);
+        let begins_cell = offset % CELL_BYTES as u64 == 0;
+        let is_block = len >= BLOCK_BYTES_MIN
+            && if begins_cell { ends_cell } else { flush.is_none() && !self.assemblies.goes_on(object, offset) };
+        if is_block {
+            let block = Hashed::of(bytes);
+            self.learn(object, offset, &block);
+            self.pieces.push_back(Piece::Whole(block));
+            return;
+        }
+        let reason = match flush {
+            Some(Flush::Stall) => OpaqueReason::Stalled,
+            _ if len < BLOCK_BYTES_MIN => OpaqueReason::TooSmall,
+            _ => OpaqueReason::Piecemeal,
+        };
+        let sealed = self.assemblies.handle_passed(object, offset, &bytes, at, ends_cell && is_all && self.run.end);
+        self.pieces.push_back(Piece::Opaque(bytes, reason));
+        sealed.into_iter().for_each(|sealed| self.seal(sealed));
+    }
+
+    fn pass_on(&mut self, bytes: Bytes, reason: OpaqueReason) {
+        self.passed += bytes.len() as u64;
+        self.assemblies.handle_other(bytes.len());
+        self.pieces.push_back(Piece::Opaque(bytes, reason));
+    }
+
+    fn seal(&mut self, sealed: Sealed) {
+        let piece = self.learn_sealed(sealed);
+        self.pieces.push_back(piece);
+    }
+
+    fn learn_sealed(&mut self, sealed: Sealed) -> Piece {
+        let Sealed { object, offset, bytes, spans } = sealed;
+        let block = Hashed::of(bytes);
+        self.learn(object, offset, &block);
+        Piece::Seal(block, spans)
+    }
+
+    /// Notes where a block is of which every byte has passed, and sets the cursor behind it if it is known elsewhere.
+    fn learn(&mut self, object: Object, offset: u64, block: &Hashed) {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = super::prefix(block.digest());
+        let elsewhere = map.find(key);
+        map.learn(&object.place, offset, extent(block, 0, block.bytes().len(), object.version));
+        map.index(key, &object.place, offset);
+        anchors(block.bytes(), |end, key| map.index(key, &object.place, offset.wrapping_add(end as u64)));
+        let Some((place, start)) = elsewhere.filter(|(place, _)| *place != object.place) else { return };
+        // A copy goes on where the block went on before.
+        let next = offset.wrapping_add(block.bytes().len() as u64);
+        let is_there = map.at(&place, start).is_some_and(|(_, extent)| extent.digest == *block.digest());
+        if is_there && self.cursor.is_none() && self.start() == next {
+            self.cursor = Cursor::at(&mut map, place, start.wrapping_add(block.bytes().len() as u64));
+        }
+    }
+
+    fn forget(&mut self, place: &Place, at: u64, extent: &Extent) {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        map.forget(place, at, &extent.digest);
+    }
+}
+
+impl Cursor {
+    fn at(map: &mut ContentMap, source: Place, at: u64) -> Option<Self> {
+        let (extent_start, extent) = map.at(&source, at)?;
+        Some(Self { source, at, extent_start, extent, block: None, from_start: false })
+    }
+}
+
+fn extent(block: &Hashed, skip: usize, len: usize, version: Option<Version>) -> Extent {
+    let narrow = |len: usize| u32::try_from(len).expect("a block is far below 4 GiB");
+    Extent {
+        digest: *block.digest(),
+        block_len: narrow(block.bytes().len()),
+        skip: narrow(skip),
+        len: narrow(len),
+        version,
+    }
+}
+
+/// Calls with the anchors of a block; of bytes that are all alike, not with all of them.
+fn anchors(bytes: &[u8], mut found: impl FnMut(usize, u64)) {
+    let mut left = ANCHORS_MAX;
+    Gear::default().scan(bytes, |end, key| {
+        if left > 0 {
+            left -= 1;
+            found(end, key);
+        }
+    });
+}
+
+/// Bytes from an offset to the end of its cell.
+fn room(offset: u64) -> usize {
+    CELL_BYTES - usize::try_from(offset % CELL_BYTES as u64).expect("less than a cell")
+}
+
+fn common_prefix(one: &[u8], other: &[u8]) -> usize {
+    const STEP: usize = 64;
+    let whole = one.chunks_exact(STEP).zip(other.chunks_exact(STEP)).take_while(|(a, b)| a == b).count() * STEP;
+    whole + one[whole..].iter().zip(&other[whole..]).take_while(|(a, b)| a == b).count()
+}
+
+fn common_suffix(one: &[u8], other: &[u8]) -> usize {
+    one.iter().rev().zip(other.iter().rev()).take_while(|(a, b)| a == b).count()
+}
+
+/// Anchors of one block that are used; on average it has a quarter as many.
+const ANCHORS_MAX: usize = 256;
+
+/// Bytes that are searched for anchors at a time.
+const SEARCH_STEP: usize = 1 << 10;
+
+#[cfg(test)]
+mod tests;
