@@ -203,7 +203,13 @@ impl ServerSecret {
 
     /// Names bytes that the content server just released.
     #[must_use]
-    pub fn mint(&self, content: Hashed) -> Block {
+    pub fn mint(&self, bytes: Bytes) -> Block {
+        self.mint_hashed(Hashed::of(bytes))
+    }
+
+    /// Names bytes of which the content server just released every one.
+    #[must_use]
+    pub fn mint_hashed(&self, content: Hashed) -> Block {
         let Hashed { digest, bytes } = content;
         let Named { key, secret } = self.name(&digest);
         let len = u32::try_from(bytes.len()).expect("a splitter makes blocks far below 4 GiB");

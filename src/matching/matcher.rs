@@ -43,6 +43,9 @@ pub const CELL_BYTES: usize = 64 << 10;
 /// Content shorter than this costs less as it is than as a block of its own.
 pub const BLOCK_BYTES_MIN: usize = 4 << 10;
 
+/// Content between matches that is shorter than this costs less as it is than as a block of its own.
+pub const GAP_BYTES_MIN: usize = 512;
+
 /// A match shorter than this costs less as it is than by reference.
 pub const SLICE_BYTES_MIN: usize = 256;
 
@@ -115,6 +118,10 @@ pub struct Matcher {
     pieces: VecDeque<Piece>,
     /// Bytes of the direction before those that are held.
     passed: u64,
+    /// What the map is to be told of the run's object as soon as the cursor needs no more of what the map says there.
+    news: Vec<(u64, Extent)>,
+    /// From here on in the run's object: as far as it was matched with what the map had of it.
+    kept: Option<u64>,
     deadline: Option<Instant>,
 }
 
@@ -155,9 +162,24 @@ struct Search {
     near: HashMap<u64, (Place, u64)>,
     /// Where the map's own word for this offset led to nothing.
     hint_tried: Option<u64>,
-    /// An anchor whose block is loaded: bytes held up to its end, and where that is in the source.
-    candidate: Option<(usize, Place, u64, Extent)>,
+    /// Where the map's word for an offset further on led to nothing.
+    gap_tried: Option<u64>,
+    candidate: Option<Candidate>,
     candidates: u32,
+}
+
+/// Where a match may begin or go on, while the block is loaded that will tell.
+#[derive(Debug)]
+struct Candidate {
+    /// Bytes held before it.
+    held: usize,
+    /// Bytes of the extent before it.
+    within: usize,
+    /// Bytes before it that have to agree, where the extent has so many.
+    before: usize,
+    source: Place,
+    extent_start: u64,
+    extent: Extent,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,6 +215,8 @@ impl Matcher {
             assemblies: Assemblies::new(budget),
             pieces: VecDeque::new(),
             passed: 0,
+            news: Vec::new(),
+            kept: None,
             deadline: None,
         }
     }
@@ -252,7 +276,7 @@ impl Matcher {
                     cursor.block = Some(block);
                 }
             }
-            (None, Some((_, place, at, extent))) => self.forget(&place, at, &extent),
+            (None, Some(gone)) => self.forget(&gone.source, gone.extent_start, &gone.extent),
             (None, None) => {
                 if let Some(cursor) = self.cursor.take() {
                     self.forget(&cursor.source, cursor.extent_start, &cursor.extent);
@@ -270,13 +294,12 @@ impl Matcher {
         Some((digest, len))
     }
 
-    /// Takes back a slice that the other side may not be told of: its bytes go on as they are.
-    pub fn handle_denied(&mut self, slice: &Slice) -> Vec<Piece> {
+    /// Takes back a slice that the other side may not be told of: its bytes are to go on as they are, at once.
+    pub fn handle_denied(&mut self, slice: &Slice) {
         let bytes = slice.bytes();
+        // What it completes may have parts that are still to come out of here: the seal comes after them.
         let sealed = self.assemblies.handle_passed(slice.object, slice.offset, &bytes, slice.at, false);
-        let mut pieces = vec![Piece::Opaque(bytes, OpaqueReason::Piecemeal)];
-        pieces.extend(sealed.into_iter().map(|sealed| self.learn_sealed(sealed)));
-        pieces
+        sealed.into_iter().for_each(|sealed| self.seal(sealed));
     }
 
     /// Returns when [`Matcher::handle_timeout`] wants to be called.
@@ -363,6 +386,7 @@ impl Matcher {
     }
 
     fn begin_run(&mut self, offset: u64, object: Option<Object>) {
+        self.tell_all();
         let placed = |object: Object| Object {
             place: Place::of(&[&self.server, &object.place.0]),
             version: object.version.map(|version| Version::of(&[&self.server, &version.0])),
@@ -375,6 +399,27 @@ impl Matcher {
         self.run.end = false;
         self.cursor = None;
         self.search = Search::default();
+    }
+
+    /// Tells the map where content of the run's object is. What the cursor has yet to follow stays as it is until then:
+    /// of an edited file the map has the old order, a little before or behind.
+    fn tell(&mut self, map: &mut ContentMap, news: Option<(u64, Extent)>) {
+        self.news.extend(news);
+        let Some(object) = self.run.object else { return self.news.clear() };
+        let is_free = |(offset, extent): &(u64, Extent)| {
+            self.kept.is_none_or(|kept| offset.saturating_add(u64::from(extent.len)) <= kept)
+        };
+        let free = self.news.iter().take_while(|news| is_free(news)).count();
+        let ready = free.max(self.news.len().saturating_sub(NEWS_MAX));
+        for (offset, extent) in self.news.drain(..ready) {
+            map.learn(&object.place, offset, extent);
+        }
+    }
+
+    fn tell_all(&mut self) {
+        self.kept = None;
+        let map = Arc::clone(&self.map);
+        self.tell(&mut map.lock().unwrap_or_else(PoisonError::into_inner), None);
     }
 
     /// Offset of the first byte held.
@@ -397,7 +442,8 @@ impl Matcher {
     fn follow(&mut self) -> bool {
         let cursor = self.cursor.as_mut().expect("who follows has a cursor");
         let (extent, flushes) = (cursor.extent, self.flush.is_some());
-        let skip = extent.skip as usize + usize::try_from(cursor.at - cursor.extent_start).expect("in a block");
+        let skip =
+            extent.skip as usize + usize::try_from(cursor.at - cursor.extent_start).expect("in a block");
         let left = (extent.skip + extent.len) as usize - skip;
         let held = self.run.held.len();
         if let Some(block) = cursor.block.clone() {
@@ -449,15 +495,20 @@ impl Matcher {
         } else {
             Piece::Slice(Slice { block: block.clone(), skip, len, same_version, object, offset, at })
         });
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        if cursor.source == object.place && cursor.at == offset {
-            if let Some(version) = released {
-                map.confirm(&object.place, cursor.extent_start, block.digest(), version);
-            }
-        } else {
-            map.learn(&object.place, offset, extent(block, skip, len, released));
+        let map = Arc::clone(&self.map);
+        let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+        let stays = cursor.source == object.place && cursor.at == offset;
+        if let Some(version) = released.filter(|_| stays) {
+            map.confirm(&object.place, cursor.extent_start, block.digest(), version);
         }
         cursor.at += len as u64;
+        if cursor.source == object.place {
+            self.kept = Some(cursor.at);
+        }
+        if !stays && skip == 0 && ends_block {
+            index(&mut map, object.place, offset, block);
+        }
+        self.tell(&mut map, (!stays).then(|| (offset, extent(block, skip, len, released))));
         if cursor.at < cursor.extent_start + u64::from(cursor.extent.len) {
             cursor.block = Some(block.clone());
             self.cursor = Some(cursor);
@@ -489,10 +540,13 @@ impl Matcher {
 
     /// Looks for a place to set the cursor; cuts what it can no longer hold. Returns whether there is more to do.
     fn seek(&mut self) -> bool {
-        if self.take_hint() || self.find_anchor() {
+        if self.take_hint() {
             return true;
         }
-        if self.load != Load::Idle {
+        self.look_beyond_gap();
+        self.find_anchor();
+        if let Some(candidate) = &self.search.candidate {
+            self.load = Load::Wanted(candidate.extent.digest, candidate.extent.block_len);
             return false;
         }
         let (held, start) = (self.run.held.len(), self.start());
@@ -520,11 +574,31 @@ impl Matcher {
         self.cursor.is_some()
     }
 
-    /// Looks up the anchors of what is held. Returns whether the cursor was set; a block may have to be loaded first.
-    fn find_anchor(&mut self) -> bool {
+    /// Looks where the map has content of the same place again, once enough is held to tell.
+    fn look_beyond_gap(&mut self) {
+        let (start, held, Some(object)) = (self.start(), self.run.held.len(), self.run.object) else {
+            return;
+        };
+        let is_cut = self.flush.is_some() || held >= room(start);
+        let reach = if is_cut { held } else { held.saturating_sub(SLICE_BYTES_MIN) };
+        if self.search.gap_tried == Some(start) || reach == 0 {
+            return;
+        }
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((extent_start, extent)) = map.after(&object.place, start + 1) else { return };
+        let Some(held) = usize::try_from(extent_start - start).ok().filter(|gap| *gap < reach) else {
+            return;
+        };
+        self.search.gap_tried = Some(start);
+        let source = object.place;
+        self.search.candidate = Some(Candidate { held, within: 0, before: 0, source, extent_start, extent });
+    }
+
+    /// Looks up the anchors of what is held.
+    fn find_anchor(&mut self) {
         let search = &mut self.search;
         if self.run.object.is_none() {
-            return false;
+            return;
         }
         while search.scanned < self.run.held.len() && search.candidate.is_none() {
             let from = search.scanned;
@@ -534,51 +608,42 @@ impl Matcher {
             let to = self.run.held.len().min(from + SEARCH_STEP);
             search.gear.scan(&self.run.held[from..to], |end, key| {
                 if found.is_none() && search.candidates < CANDIDATES_MAX {
-                    found = search.near.get(&key).copied().or_else(|| map.find(key)).map(|to| (from + end, to));
+                    found =
+                        search.near.get(&key).copied().or_else(|| map.find(key)).map(|to| (from + end, to));
                 }
             });
             search.scanned = to;
-            let Some((end, (place, at))) = found else { continue };
+            let Some((held, (source, at))) = found else { continue };
             // The anchor's last byte is in the extent; what follows it may be in the next.
-            let Some((_, extent)) = at.checked_sub(1).and_then(|last| map.at(&place, last)) else {
+            let Some((extent_start, extent)) = at.checked_sub(1).and_then(|last| map.at(&source, last))
+            else {
                 continue;
             };
             search.candidates += 1;
-            self.load = Load::Wanted(extent.digest, extent.block_len);
-            search.candidate = Some((end, place, at, extent));
+            let within = usize::try_from(at - extent_start).expect("in a block");
+            let before = ANCHOR_BYTES;
+            search.candidate = Some(Candidate { held, within, before, source, extent_start, extent });
         }
-        false
     }
 
-    /// Compares around an anchor with the block it led to, and sets the cursor if they agree.
-    fn try_candidate(&mut self, (end, place, at, extent): (usize, Place, u64, Extent), block: Hashed) {
-        let found = {
-            let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-            at.checked_sub(1).and_then(|last| map.at(&place, last))
-        };
-        let Some((extent_start, same)) = found.filter(|(_, found)| *found == extent) else { return };
-        let low = same.skip as usize;
-        let high = low + same.len as usize;
-        let middle = low + usize::try_from(at - extent_start).expect("in a block");
-        let before = common_suffix(&self.run.held[..end], &block.bytes()[low..middle]);
-        let reach = (self.run.held.len() - end).min(high - middle);
-        let after = common_prefix(&self.run.held[end..end + reach], &block.bytes()[middle..middle + reach]);
-        if before < ANCHOR_BYTES.min(middle - low) || before + after < SLICE_BYTES_MIN {
+    /// Compares around a candidate with the block it led to, and sets the cursor if they agree.
+    fn try_candidate(&mut self, candidate: Candidate, block: Hashed) {
+        let Candidate { held, within, before: wanted, source, extent_start, extent } = candidate;
+        let low = extent.skip as usize;
+        let (middle, high) = (low + within, low + extent.len as usize);
+        let before = common_suffix(&self.run.held[..held], &block.bytes()[low..middle]);
+        let reach = (self.run.held.len() - held).min(high - middle);
+        let after = common_prefix(&self.run.held[held..held + reach], &block.bytes()[middle..middle + reach]);
+        if before < wanted.min(within) || before + after < SLICE_BYTES_MIN {
             return;
         }
-        if end > before {
-            self.cut_before_match(end - before);
+        if held > before {
+            self.cut_before_match(held - before);
         }
-        let skip = middle - before;
         self.search = Search::default();
-        self.cursor = Some(Cursor {
-            source: place,
-            at: extent_start + (skip - low) as u64,
-            extent_start,
-            extent: same,
-            block: Some(block),
-            from_start: false,
-        });
+        let at = extent_start + (within - before) as u64;
+        let block = Some(block);
+        self.cursor = Some(Cursor { source, at, extent_start, extent, block, from_start: false });
     }
 
     /// Passes on what came before a match.
@@ -609,8 +674,12 @@ impl Matcher {
         };
         let ends_cell = room(offset) == len || (is_all && self.run.end);
         let begins_cell = offset % CELL_BYTES as u64 == 0;
-        let is_block = len >= BLOCK_BYTES_MIN
-            && if begins_cell { ends_cell } else { flush.is_none() && !self.assemblies.goes_on(object, offset) };
+        // What lies between matches is a block of its own: it will lie there the next time, too.
+        let is_block = if begins_cell && ends_cell {
+            len >= BLOCK_BYTES_MIN
+        } else {
+            flush.is_none() && len >= GAP_BYTES_MIN && !self.assemblies.goes_on(object, offset)
+        };
         if is_block {
             let block = Hashed::of(bytes);
             self.learn(object, offset, &block);
@@ -622,7 +691,8 @@ impl Matcher {
             _ if len < BLOCK_BYTES_MIN => OpaqueReason::TooSmall,
             _ => OpaqueReason::Piecemeal,
         };
-        let sealed = self.assemblies.handle_passed(object, offset, &bytes, at, ends_cell && is_all && self.run.end);
+        let sealed =
+            self.assemblies.handle_passed(object, offset, &bytes, at, ends_cell && is_all && self.run.end);
         self.pieces.push_back(Piece::Opaque(bytes, reason));
         sealed.into_iter().for_each(|sealed| self.seal(sealed));
     }
@@ -634,25 +704,24 @@ impl Matcher {
     }
 
     fn seal(&mut self, sealed: Sealed) {
-        let piece = self.learn_sealed(sealed);
-        self.pieces.push_back(piece);
-    }
-
-    fn learn_sealed(&mut self, sealed: Sealed) -> Piece {
         let Sealed { object, offset, bytes, spans } = sealed;
         let block = Hashed::of(bytes);
         self.learn(object, offset, &block);
-        Piece::Seal(block, spans)
+        self.pieces.push_back(Piece::Seal(block, spans));
     }
 
     /// Notes where a block is of which every byte has passed, and sets the cursor behind it if it is known elsewhere.
     fn learn(&mut self, object: Object, offset: u64, block: &Hashed) {
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = super::prefix(block.digest());
-        let elsewhere = map.find(key);
-        map.learn(&object.place, offset, extent(block, 0, block.bytes().len(), object.version));
-        map.index(key, &object.place, offset);
-        anchors(block.bytes(), |end, key| map.index(key, &object.place, offset.wrapping_add(end as u64)));
+        let map = Arc::clone(&self.map);
+        let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+        let elsewhere = map.find(super::prefix(block.digest()));
+        let whole = extent(block, 0, block.bytes().len(), object.version);
+        if self.run.object == Some(object) {
+            self.tell(&mut map, Some((offset, whole)));
+        } else {
+            map.learn(&object.place, offset, whole);
+        }
+        index(&mut map, object.place, offset, block);
         let Some((place, start)) = elsewhere.filter(|(place, _)| *place != object.place) else { return };
         // A copy goes on where the block went on before.
         let next = offset.wrapping_add(block.bytes().len() as u64);
@@ -665,6 +734,12 @@ impl Matcher {
     fn forget(&mut self, place: &Place, at: u64, extent: &Extent) {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         map.forget(place, at, &extent.digest);
+    }
+}
+
+impl Drop for Matcher {
+    fn drop(&mut self) {
+        self.tell_all();
     }
 }
 
@@ -686,6 +761,12 @@ fn extent(block: &Hashed, skip: usize, len: usize, version: Option<Version>) -> 
     }
 }
 
+/// Has a block found by its digest and its anchors.
+fn index(map: &mut ContentMap, place: Place, offset: u64, block: &Hashed) {
+    map.index(super::prefix(block.digest()), &place, offset);
+    anchors(block.bytes(), |end, key| map.index(key, &place, offset.wrapping_add(end as u64)));
+}
+
 /// Calls with the anchors of a block; of bytes that are all alike, not with all of them.
 fn anchors(bytes: &[u8], mut found: impl FnMut(usize, u64)) {
     let mut left = ANCHORS_MAX;
@@ -704,13 +785,17 @@ fn room(offset: u64) -> usize {
 
 fn common_prefix(one: &[u8], other: &[u8]) -> usize {
     const STEP: usize = 64;
-    let whole = one.chunks_exact(STEP).zip(other.chunks_exact(STEP)).take_while(|(a, b)| a == b).count() * STEP;
+    let whole =
+        one.chunks_exact(STEP).zip(other.chunks_exact(STEP)).take_while(|(a, b)| a == b).count() * STEP;
     whole + one[whole..].iter().zip(&other[whole..]).take_while(|(a, b)| a == b).count()
 }
 
 fn common_suffix(one: &[u8], other: &[u8]) -> usize {
     one.iter().rev().zip(other.iter().rev()).take_while(|(a, b)| a == b).count()
 }
+
+/// What may be kept from the map, in blocks, while the cursor follows what it has.
+const NEWS_MAX: usize = 1024;
 
 /// Anchors of one block that are used; on average it has a quarter as many.
 const ANCHORS_MAX: usize = 256;

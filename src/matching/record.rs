@@ -131,7 +131,6 @@ impl Generations {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

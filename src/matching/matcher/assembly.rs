@@ -128,21 +128,26 @@ impl Assemblies {
         self.literal += bytes.len() as u64;
         let start = within(offset);
         let cell = offset - start as u64;
-        let found = self.find(object, cell).and_then(|index| self.cells.remove(index));
-        let Some(mut assembly) = found.or_else(|| self.begin(object, cell)) else { return Vec::new() };
+        let mut found = self.find(object, cell).and_then(|index| self.cells.remove(index));
+        let mut sealed = Vec::new();
+        if found.as_ref().is_some_and(|cell| cell.parts.len() >= SEAL_SPANS_MAX) {
+            sealed.extend(found.take().and_then(|full| full.seal(before)));
+        }
+        let Some(mut assembly) = found.or_else(|| self.begin(object, cell)) else { return sealed };
         let part = Part { start, end: start + bytes.len(), at, literal: before };
         if ends {
             assembly.end = Some(part.end);
         }
+        let literal = self.literal;
         if assembly.put(part, bytes) && assembly.is_whole() {
-            return assembly.seal(self.literal).into_iter().collect();
+            sealed.extend(assembly.seal(literal));
+            return sealed;
         }
         self.cells.push_back(assembly);
-        if self.cells.len() <= ASSEMBLIES_MAX {
-            return Vec::new();
+        if self.cells.len() > ASSEMBLIES_MAX {
+            sealed.extend(self.cells.pop_front().and_then(|oldest| oldest.seal(literal)));
         }
-        let literal = self.literal;
-        self.cells.pop_front().and_then(|oldest| oldest.seal(literal)).into_iter().collect()
+        sealed
     }
 
     fn begin(&self, object: Object, cell: u64) -> Option<Assembly> {
@@ -163,7 +168,7 @@ impl Assembly {
             return false;
         }
         let overlaps = self.parts.iter().any(|known| known.start < part.end && part.start < known.end);
-        if overlaps || self.parts.len() >= SEAL_SPANS_MAX {
+        if overlaps {
             self.parts.clear();
         }
         if self.bytes.len() < part.end {
