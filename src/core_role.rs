@@ -24,6 +24,7 @@ use self::naming::CoreNaming;
 use crate::addr::ServerAddr;
 use crate::budget::Budget;
 use crate::config::{AllowServers, Config};
+use crate::content_map::{MapConfig, SharedMap};
 use crate::drain::Tasks;
 use crate::fault::{FlowRefusal, Once};
 use crate::fetch::Blocks;
@@ -38,7 +39,7 @@ use crate::referral::{Holder, Holders, Neighbours};
 use crate::relay;
 use crate::secret_file::{self, SecretFileError};
 use crate::shim::detecting::Detecting;
-use crate::store::Store;
+use crate::store::{Store, StoreConfig};
 use crate::wan::frames::{FrameReader, READ_BYTES, StreamError, read_frame};
 use crate::wan::session::choose_version;
 use crate::wan::transport::{TransportSettings, bind_server, transport_config};
@@ -55,8 +56,16 @@ pub enum CoreStartError {
     Listen(SocketAddr, #[source] io::Error),
 }
 
-/// Starts the core that the configuration asks for. Returns its endpoint, to be closed at the end; `None` without a
-/// `[core]`.
+/// A core that runs.
+pub struct Started {
+    /// Where edges connect, to be closed at the end.
+    pub endpoint: Endpoint,
+    /// What it knows of the servers' content, to be closed when the flows have ended and before the store.
+    pub map: SharedMap,
+}
+
+/// Starts the core that the configuration asks for, over the node's store, which lies where `kept` says. Returns
+/// `None` without a `[core]`.
 ///
 /// # Errors
 /// [`CoreStartError`].
@@ -64,9 +73,10 @@ pub fn start(
     config: &Config,
     identity: &NodeIdentity,
     budget: &Budget,
+    (store, kept): (&Store, &StoreConfig),
     metrics: &Metrics,
     tasks: &Tasks,
-) -> Result<Option<Endpoint>, CoreStartError> {
+) -> Result<Option<Started>, CoreStartError> {
     let Some(settings) = &config.core else { return Ok(None) };
     let state_dir = &config.node.state_dir;
     let naming = CoreNaming::start(settings.proofs, state_dir, settings.secret_grace, &tasks.links)?;
@@ -78,6 +88,7 @@ pub fn start(
     let listen = settings.listen;
     let endpoint = bind_server(listen, server, &reset_key(&reset), metrics)
         .map_err(|error| CoreStartError::Listen(listen, error))?;
+    let map = SharedMap::open(&MapConfig::beside(kept, "core-map"), store, metrics.content_map.clone());
     let core = Arc::new(Core {
         allow_servers: settings.allow_servers.clone(),
         dial_timeout: settings.dial_timeout,
@@ -89,7 +100,9 @@ pub fn start(
         flow_permits: Arc::new(Semaphore::new(config.limits.flows as usize)),
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
-        blocks: Blocks::of(Store::memory_only(0, Metrics::new().store)),
+        blocks: Blocks::of(store.clone()),
+        store: store.clone(),
+        map: map.clone(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
     });
@@ -98,7 +111,7 @@ pub fn start(
     tasks.flows.spawn("edges", async move {
         stopping.run_until_cancelled(serve(core, accepting)).await;
     });
-    Ok(Some(endpoint))
+    Ok(Some(Started { endpoint, map }))
 }
 
 /// Derives the key by which a restarted core tells edges that their links are gone (RFC 9000 section 10.3).
@@ -130,8 +143,12 @@ pub struct Core {
     pub budget: Budget,
     /// Limit of retained bytes of one flow.
     pub retain_bytes_max: u64,
-    /// Where blocks of uploads would be found; a core keeps none.
+    /// Where blocks of uploads are found.
     pub blocks: Blocks,
+    /// The node's blocks, to compare with what servers send.
+    pub store: Store,
+    /// Which of them lie where in the servers' content.
+    pub map: SharedMap,
     /// Counts.
     pub metrics: Metrics,
     /// Where connections and links run.

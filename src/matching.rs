@@ -1,14 +1,16 @@
 //! How a sender knows that the bytes it has just read are bytes that the other side holds, so that a reference can
 //! stand for them: `docs/matching.md` has the whole machine.
 //!
-//! [`record`] guesses which blocks the other side holds; [`map`] remembers where blocks were seen; [`anchors`] mark
-//! bytes by what they are; [`matcher`] puts them together.
+//! [`record`] guesses which blocks the other side holds; [`map`] remembers which block's bytes lie where in an object,
+//! and [`anchors`] give places in content names by which they are found again wherever they moved; [`matcher`] puts
+//! these together.
 
 pub mod anchors;
 pub mod map;
 pub mod matcher;
 pub mod record;
 
+pub use map::{ContentMap, Extent};
 pub use record::{Knowledge, Record};
 
 use crate::block::Digest;
