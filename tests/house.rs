@@ -131,6 +131,8 @@ const SANS_IO: &[&str] = &[
     "src/discovery/state.rs",
     "src/fault.rs",
     "src/flow/receiving.rs",
+    "src/flow/recent.rs",
+    "src/flow/retained.rs",
     "src/flow/sending.rs",
     "src/flow/window.rs",
     "src/matching.rs",
@@ -147,6 +149,7 @@ const SANS_IO: &[&str] = &[
     "src/renaming.rs",
     "src/shim.rs",
     "src/shim/",
+    "src/wan/numbering.rs",
     "src/wan/session.rs",
 ];
 
