@@ -92,20 +92,18 @@ impl CreateRequest {
     /// # Errors
     /// `Incomplete` below 56 bytes; `Error` for another StructureSize.
     pub fn parse(input: &[u8]) -> IResult<&[u8], Self> {
-        let (
-            rest,
-            (_, _, disposition, _options, name_offset, name_length, contexts_offset, contexts_length),
-        ) = (
-            verify(le_u16, |size| *size == 57),
-            take(34_usize),
-            le_u32.map(CreateDisposition),
-            le_u32,
-            le_u16,
-            le_u16,
-            le_u32,
-            le_u32,
-        )
-            .parse(input)?;
+        let (rest, (_, _, disposition, _options, name_offset, name_length, contexts_offset, contexts_length)) =
+            (
+                verify(le_u16, |size| *size == 57),
+                take(34_usize),
+                le_u32.map(CreateDisposition),
+                le_u32,
+                le_u16,
+                le_u16,
+                le_u32,
+                le_u32,
+            )
+                .parse(input)?;
         Ok((rest, Self { disposition, name_offset, name_length, contexts_offset, contexts_length }))
     }
 }
