@@ -407,14 +407,13 @@ fn files_end_with_their_tree_and_session() {
 
 #[test]
 fn what_may_change_a_file_ends_its_version_for_all_who_have_it_open() {
-    let set_info = |id| of_file(message(SET_INFO, 0, 0, id, &[33; 33]), FILE);
-    let cases: [(&str, &dyn Fn(u64) -> Vec<u8>, bool); 6] = [
-        ("WRITE", &|id| of_file(write_request(id, 0, &[1; 4]), FILE), true),
-        ("SET_INFO", &set_info, true),
-        ("a copy on the server", &|id| ioctl_request(id, FILE, 0x0014_40f2), true),
-        ("a resume key", &|id| ioctl_request(id, FILE, 0x0014_0078), false),
-        ("QUERY_INFO", &|id| of_file(message(QUERY_INFO, 0, 0, id, &[41; 41]), FILE), false),
-        ("WRITE to another file", &|id| of_file(write_request(id, 0, &[1; 4]), [0xf3; 16]), false),
+    let cases: [(&str, fn(u64) -> Vec<u8>, bool); 6] = [
+        ("WRITE", |id| of_file(write_request(id, 0, &[1; 4]), FILE), true),
+        ("SET_INFO", |id| of_file(message(SET_INFO, 0, 0, id, &[33; 33]), FILE), true),
+        ("a copy on the server", |id| ioctl_request(id, FILE, 0x0014_40f2), true),
+        ("a resume key", |id| ioctl_request(id, FILE, 0x0014_0078), false),
+        ("QUERY_INFO", |id| of_file(message(QUERY_INFO, 0, 0, id, &[41; 41]), FILE), false),
+        ("WRITE to another file", |id| of_file(write_request(id, 0, &[1; 4]), [0xf3; 16]), false),
     ];
     for (case, change, changes) in cases {
         let mut talk = Talk::with_file();
