@@ -407,7 +407,8 @@ fn files_end_with_their_tree_and_session() {
 
 #[test]
 fn what_may_change_a_file_ends_its_version_for_all_who_have_it_open() {
-    let cases: [(&str, fn(u64) -> Vec<u8>, bool); 6] = [
+    type Request = fn(u64) -> Vec<u8>;
+    let cases: [(&str, Request, bool); 6] = [
         ("WRITE", |id| of_file(write_request(id, 0, &[1; 4]), FILE), true),
         ("SET_INFO", |id| of_file(message(SET_INFO, 0, 0, id, &[33; 33]), FILE), true),
         ("a copy on the server", |id| ioctl_request(id, FILE, 0x0014_40f2), true),
