@@ -226,6 +226,7 @@ fn a_name_that_is_not_in_the_message_leaves_the_file_unknown() {
     assert_eq!(edit(64, &[57]), Some(usual()));
     for (case, at, bytes) in [
         ("structure size", 64, &[56][..]),
+        ("a number for a name", 64 + 41, &[0x20]),
         ("name before the buffer", 108, &[119, 0]),
         ("name beyond the end", 108, &[0xff, 0xff]),
         ("name of half letters", 110, &[23, 0]),
@@ -382,6 +383,14 @@ fn a_read_under_way_stays_of_its_file_when_the_id_comes_again() {
     talk.read(FILE);
     let other = named(r"\\srv\share", "dir\\other.bin");
     assert_eq!(talk.objects(), [None, Some(other)]);
+}
+
+#[test]
+fn an_id_given_out_for_a_file_without_a_name_is_no_more_that_of_a_known_one() {
+    let mut talk = Talk::with_file();
+    talk.open_with(|id| create_request(id, "dir\\other.bin", &context(b"DHnC", &[1; 16], false)), OPENED);
+    talk.read(FILE);
+    assert_eq!(talk.object(), None);
 }
 
 #[test]
@@ -543,6 +552,32 @@ fn servers_that_differ_over_a_chain_do_not_make_one_file_pass_for_another() {
     // So is one whose file nobody here can tell.
     assert_eq!(chained(&[related(message(0x12, 0, 0, 97, &[24; 24]))], read()), None);
     assert_eq!(chained(&[query([0xee; 16])], read()), None);
+}
+
+#[test]
+fn a_file_opened_in_the_chain_of_its_tree_connect_is_unknown() {
+    let object = |related_connect: bool, connect: bool| {
+        let mut talk = Talk::with_file();
+        // Its header names the tree that is known, its response another.
+        let mut requests = vec![create_request(90, "dir\\file.bin", &[])];
+        if connect {
+            requests.push(tree_connect_request(91, r"\\srv\other"));
+        }
+        if related_connect {
+            *requests.last_mut().unwrap() = related(requests.last().unwrap().clone());
+        }
+        requests.push(related(create_request(92, "dir\\chained.bin", &[])));
+        requests.push(related(of_file(read_request(93, 0, 8), PREVIOUS)));
+        talk.script.push((ToServer, chain(&requests)));
+        let opened = |id, file| create_response(id, Opened { file, ..OPENED });
+        talk.hear(opened(90, OTHER));
+        talk.hear(opened(92, [0xf5; 16]));
+        talk.hear(read_response(93, &[1; 8]));
+        talk.object()
+    };
+    assert_eq!(object(false, false), Some(named(r"\\srv\share", "dir\\chained.bin")));
+    assert_eq!(object(false, true), None);
+    assert_eq!(object(true, true), None);
 }
 
 #[test]

@@ -70,6 +70,8 @@ impl FileAttributes {
 pub struct CreateRequest {
     /// What to do with content that is there.
     pub disposition: CreateDisposition,
+    /// How to open it: a set of flags.
+    pub options: u32,
     /// Where the name begins, counted from the header's first byte.
     pub name_offset: u16,
     /// Bytes of the name, which is in UTF-16.
@@ -84,6 +86,9 @@ impl CreateRequest {
     /// Bytes of the body before its buffer.
     pub const BYTES: usize = 56;
 
+    /// FILE_OPEN_BY_FILE_ID: the name is no name but a number.
+    pub const OPEN_BY_FILE_ID: u32 = 0x0000_2000;
+
     /// The least offset at which a name or contexts do not overlap the body.
     pub const BUFFER_OFFSET_MIN: usize = HEADER_BYTES + Self::BYTES;
 
@@ -92,7 +97,7 @@ impl CreateRequest {
     /// # Errors
     /// `Incomplete` below 56 bytes; `Error` for another StructureSize.
     pub fn parse(input: &[u8]) -> IResult<&[u8], Self> {
-        let (rest, (_, _, disposition, _options, name_offset, name_length, contexts_offset, contexts_length)) =
+        let (rest, (_, _, disposition, options, name_offset, name_length, contexts_offset, contexts_length)) =
             (
                 verify(le_u16, |size| *size == 57),
                 take(34_usize),
@@ -104,7 +109,7 @@ impl CreateRequest {
                 le_u32,
             )
                 .parse(input)?;
-        Ok((rest, Self { disposition, name_offset, name_length, contexts_offset, contexts_length }))
+        Ok((rest, Self { disposition, options, name_offset, name_length, contexts_offset, contexts_length }))
     }
 }
 
@@ -230,6 +235,7 @@ mod tests {
         let mut body = [0xcc; CreateRequest::BYTES];
         body[..2].copy_from_slice(&[57, 0]);
         body[36..40].copy_from_slice(&3_u32.to_le_bytes());
+        body[40..44].copy_from_slice(&0x0020_2040_u32.to_le_bytes());
         body[44..48].copy_from_slice(&[120, 0, 0x34, 0x12]);
         body[48..52].copy_from_slice(&0x0001_0203_u32.to_le_bytes());
         body[52..].copy_from_slice(&0x0004_0506_u32.to_le_bytes());
@@ -237,6 +243,7 @@ mod tests {
             assert_streams(CreateRequest::parse, &body),
             CreateRequest {
                 disposition: CreateDisposition::OPEN_IF,
+                options: 0x0020_2040,
                 name_offset: 120,
                 name_length: 0x1234,
                 contexts_offset: 0x0001_0203,

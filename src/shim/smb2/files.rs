@@ -11,7 +11,8 @@
 //! - A context that could make the server open something else than the name says, such as the reconnection of a durable
 //!   handle, leaves the file unknown; so does one that is not known here.
 //! - A related request works on the file of the request before it (MS-SMB2 3.3.5.2.7.2). If it names another itself,
-//!   servers differ, and the file is unknown.
+//!   servers differ, and the file is unknown. So is the tree behind a TREE_CONNECT in the chain: its TreeId is not told
+//!   yet, and the one in its header means nothing.
 //!
 //! FileIds belong to a session and may come from its other connections: those are unknown here. That an id still means
 //! the file it was given out for rests on servers not giving ids out again soon after another connection closed them.
@@ -50,6 +51,8 @@ pub(super) struct Files {
     awaited: BTreeMap<MessageId, Option<Awaited>>,
     /// The file of the request before in the chain.
     previous: Option<OpenId>,
+    /// Whether all requests of the chain, up to here, work on the tree that the first one names.
+    one_tree: bool,
     opened: u64,
 }
 
@@ -83,6 +86,8 @@ impl Files {
     /// Learns of a request and returns the file that it works on.
     pub(super) fn handle_request(&mut self, message: &Message<'_>) -> Option<OpenId> {
         let command = message.header.command;
+        let works_on_tree = command == Command::CREATE || FileId::bytes_in_request(command) > 0;
+        self.one_tree = works_on_tree && (self.one_tree || !message.header.is_related());
         let open = match command {
             Command::CREATE => self.create(message),
             _ => self.file(message),
@@ -128,6 +133,7 @@ impl Files {
             }
             (None, Command::TREE_CONNECT) if success => self.connect(message, None),
             (Some(Awaited::Create(open)), Command::CREATE) if success => self.open(open, message.body),
+            (None, Command::CREATE) if success => self.open_unknown(message),
             // A file that could not be closed is rather forgotten than taken for another.
             (Some(Awaited::Create(open) | Awaited::Close(open)), _) => self.forget(open),
             (Some(Awaited::Connect(_)) | None, _) => {}
@@ -162,7 +168,7 @@ impl Files {
 
     fn create(&mut self, message: &Message<'_>) -> Option<OpenId> {
         let (_, request) = CreateRequest::parse(message.body).ok()?;
-        let tree = message.tree?;
+        let tree = message.tree.filter(|_| self.one_tree)?;
         let name = FileName::requested(message, &request, self.shares.get(&tree)?)?;
         while self.opens.len() >= OPENS_MAX {
             let oldest = *self.opens.first_key_value()?.0;
@@ -195,6 +201,15 @@ impl Files {
             open.file_id = Some(response.file_id);
         }
         if let Some(stale) = self.by_file_id.insert((tree.0, response.file_id), open) {
+            self.opens.remove(&stale);
+        }
+    }
+
+    /// Learns that a FileId means a file whose CREATE request was not understood.
+    fn open_unknown(&mut self, message: &Message<'_>) {
+        let Ok((_, response)) = CreateResponse::parse(message.body) else { return };
+        let file = (message.header.session_id, response.file_id);
+        if let Some(stale) = self.by_file_id.remove(&file) {
             self.opens.remove(&stale);
         }
     }

@@ -71,6 +71,9 @@ impl Share {
 impl FileName {
     /// Reads the name of a request on a share.
     pub(super) fn requested(message: &Message<'_>, request: &CreateRequest, share: &Share) -> Option<Self> {
+        if request.options & CreateRequest::OPEN_BY_FILE_ID != 0 {
+            return None;
+        }
         let (offset, length) = (usize::from(request.name_offset), usize::from(request.name_length));
         let name = match length {
             0 => &[][..],
