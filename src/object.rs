@@ -16,7 +16,7 @@ pub struct Place(pub [u8; 16]);
 pub struct Version(pub [u8; 16]);
 
 /// A file or representation, in one version if that can be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Object {
     /// Where it is.
     pub place: Place,

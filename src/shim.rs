@@ -64,6 +64,12 @@ impl Span {
     /// Returns a span of content of which it is not known what it belongs to.
     #[must_use]
     pub fn content(len: usize, offset: u64, last: bool) -> Self {
-        Self { len, kind: SpanKind::Content { offset, last, end: false, object: None } }
+        Self::content_of(len, offset, last, false, None)
+    }
+
+    /// Returns a span of content of an object, or of something that nobody can tell.
+    #[must_use]
+    pub fn content_of(len: usize, offset: u64, last: bool, end: bool, object: Option<Object>) -> Self {
+        Self { len, kind: SpanKind::Content { offset, last, end, object } }
     }
 }

@@ -12,6 +12,9 @@ mod captures;
 #[path = "shims/detecting.rs"]
 mod detecting;
 #[cfg(test)]
+#[path = "shims/files.rs"]
+mod files;
+#[cfg(test)]
 #[path = "shims/messages.rs"]
 mod messages;
 #[cfg(test)]

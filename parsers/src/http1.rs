@@ -3,7 +3,8 @@
 //!
 //! A message is read in two stages. A [`HeadReader`] copies bytes until the head stands, then [`RequestHead`] or
 //! [`ResponseHead`] says what follows it, as a [`Framing`]; a [`Body`] walks that, without copying, in one step for
-//! each run of content. Nothing here pairs requests with responses, and no field is kept that framing does not need.
+//! each run of content. Nothing here pairs requests with responses, and no field is kept but those that framing needs
+//! and those that tell one representation from another ([`Requested`], [`Represented`]).
 //!
 //! It is strict where recipients in the field differ (RFC 9112 sections 2.2, 5.2, 6.1 and 6.3): a bare CR or LF, a
 //! folded line, `Transfer-Encoding` beside `Content-Length`, two lengths that differ. A reader that guessed might
@@ -15,11 +16,13 @@ mod body;
 mod chunked;
 mod fields;
 mod head;
+mod identity;
 mod message;
 
 pub use body::{Body, Piece};
 pub use chunked::{CHUNK_LINE_BYTES_MAX, Chunked};
 pub use head::{HEAD_BYTES_MAX, HeadReader};
+pub use identity::{Action, Represented, Requested, Validator};
 pub use message::{FIELDS_MAX, Method, RequestHead, ResponseHead};
 
 /// Which of the two kinds of message a direction carries.

@@ -15,14 +15,20 @@
 //! +------------+-----------+-----+---------------+-----------+-----+
 //! ```
 
+pub mod create;
+pub mod file;
 pub mod header;
+pub mod ioctl;
 pub mod read;
 pub mod tree;
 pub mod write;
 
+pub use create::{CreateContext, CreateRequest, CreateResponse};
+pub use file::FileId;
 pub use header::{Command, Flags, Header, MessageId, SessionId, Status, TreeId};
+pub use ioctl::ControlCode;
 pub use read::{ReadRequest, ReadResponse};
-pub use tree::{ShareType, TreeConnectResponse};
+pub use tree::{ShareType, TreeConnectRequest, TreeConnectResponse};
 pub use write::WriteRequest;
 
 /// The first four bytes of a frame's payload.
@@ -55,6 +61,13 @@ mod tests {
             let _ = ReadResponse::parse(&input);
             let _ = WriteRequest::parse(&input);
             let _ = TreeConnectResponse::parse(&input);
+            let _ = TreeConnectRequest::parse(&input);
+            let _ = CreateRequest::parse(&input);
+            let _ = CreateResponse::parse(&input);
+            let _ = ControlCode::parse(&input);
+            for command in 0..20 {
+                let _ = FileId::of_request(Command(command), &input);
+            }
         }
     }
 

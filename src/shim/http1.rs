@@ -10,8 +10,13 @@
 //! | heads, chunk sizes, extensions, trailers | framing |
 //! | a body of known length, the data of a chunk | content, `last` where the body or the chunk ends |
 //! | a body until close | content that never has `last`: its end is the connection's |
-//! | a multipart/byteranges body | content of its own, from offset 0 |
+//! | a multipart/byteranges body | content of its own, from offset 0, of no object |
 //! | a 206 body whose range can't be told or does not fit its length | opaque, and the flow goes on |
+//!
+//! The body of a GET's 200 or 206 belongs to its target on its host, as does that of a PUT or POST. It has a version, by
+//! its strong `ETag`, only where it is the same for everybody who asks: neither does the request say who asks, nor did
+//! one before it on the connection authenticate (NTLM does so once, RFC 4559 section 6), nor does the response set a
+//! cookie, forbid storing it in shared caches, or vary by more than `Accept-Encoding`.
 //!
 //! What can go wrong ends content for good, with the reason, from a byte that does not depend on how the stream is
 //! cut. A fault of the server's stream ends both directions. One of the client's stream lets the responses to what
@@ -19,16 +24,18 @@
 //! an `Upgrade` before the answer is there are such a fault: only the answer can say what they are.
 //!
 //! Memory is bounded by two heads of [`HEAD_BYTES_MAX`](wanigan_parsers::http1::HEAD_BYTES_MAX) bytes and
-//! [`PENDING_MAX`] requests of two bytes.
+//! [`PENDING_MAX`] requests of some 40 bytes: names are kept as hashes.
 
 use std::collections::VecDeque;
 
 use wanigan_parsers::Direction;
 use wanigan_parsers::http1::{
-    Body, Fault, Framing, HeadReader, MessageKind, Method, Piece, RequestHead, ResponseHead,
+    Action, Body, Fault, Framing, HeadReader, MessageKind, Method, Piece, Represented, RequestHead,
+    Requested, ResponseHead,
 };
 
 use crate::fault::{OpaqueReason, Protocol};
+use crate::object::{Object, Place, Version};
 use crate::shim::{Shim, Span, SpanKind};
 
 #[cfg(test)]
@@ -46,13 +53,34 @@ pub struct Http1 {
     pending: VecDeque<Pending>,
     /// Whether a request has asked to end HTTP and its answer is not there.
     switching: bool,
+    /// Whether a request has authenticated, which may hold for all that follow.
+    authenticated: bool,
 }
 
-/// What a response's framing needs of its request.
+/// What a response needs of its request.
 #[derive(Debug, Clone, Copy)]
 struct Pending {
     method: Method,
     may_switch: bool,
+    resource: Option<Resource>,
+}
+
+/// What a GET asks for.
+#[derive(Debug, Clone, Copy)]
+struct Resource {
+    place: Place,
+    /// Of its exact names; `None` where the answer may be for the asker alone.
+    shared: Option<Version>,
+}
+
+/// What is known of a body's content.
+#[derive(Debug, Clone, Copy)]
+struct Content {
+    /// Where the next byte belongs; `None` if nobody can tell.
+    offset: Option<u64>,
+    /// Whether the last byte is the last of the representation.
+    ends: bool,
+    object: Option<Object>,
 }
 
 /// One direction.
@@ -67,8 +95,7 @@ enum State {
     Head,
     Body {
         body: Body,
-        /// Where the next byte of content belongs; `None` if nobody can tell.
-        offset: Option<u64>,
+        content: Content,
     },
     /// For good.
     Opaque(OpaqueReason),
@@ -83,6 +110,7 @@ impl Http1 {
             to_client: Lane::new(MessageKind::Response),
             pending: VecDeque::new(),
             switching: false,
+            authenticated: false,
         }
     }
 
@@ -94,7 +122,7 @@ impl Http1 {
                 input.len()
             }
             State::Head => self.step_head(direction, input, marks),
-            State::Body { body, offset } => {
+            State::Body { body, content } => {
                 let piece = match body.advance(input) {
                     Ok(piece) => piece,
                     Err(fault) => {
@@ -102,7 +130,7 @@ impl Http1 {
                         return 0;
                     }
                 };
-                let len = marks.piece(piece, offset);
+                let len = marks.piece(piece, content);
                 if body.is_done() {
                     self.lane(direction).state = State::Head;
                 }
@@ -155,10 +183,10 @@ impl Http1 {
         self.lane(direction).reader.clear();
         match outcome {
             Ok(None) => {}
-            Ok(Some((framing, offset))) => {
+            Ok(Some((framing, content))) => {
                 let body = Body::new(framing);
                 let done = body.is_done();
-                self.lane(direction).state = if done { State::Head } else { State::Body { body, offset } };
+                self.lane(direction).state = if done { State::Head } else { State::Body { body, content } };
             }
             Err(reason) => self.end(direction, reason),
         }
@@ -169,9 +197,16 @@ impl Http1 {
         if self.pending.len() >= PENDING_MAX {
             return Err(OpaqueReason::TooManyPending);
         }
-        self.pending.push_back(Pending { method: head.method, may_switch: head.may_switch });
+        self.authenticated |= head.requested.authenticates;
+        let named = resource(&head.requested, self.authenticated);
+        let (resource, object) = match head.requested.action {
+            Action::Get => (named, None),
+            Action::Upload => (None, named.map(|named| Object { place: named.place, version: None })),
+            Action::Other => (None, None),
+        };
+        self.pending.push_back(Pending { method: head.method, may_switch: head.may_switch, resource });
         self.switching |= head.may_switch;
-        Ok(Some((head.framing, head.offset)))
+        Ok(Some((head.framing, Content { offset: head.offset, ends: head.ends, object })))
     }
 
     fn handle_response(&mut self) -> Outcome {
@@ -180,10 +215,11 @@ impl Http1 {
         match ResponseHead::parse(head, request.method).map_err(reason_of)? {
             ResponseHead::Interim => Ok(None),
             ResponseHead::Switched => Err(OpaqueReason::HttpUpgraded),
-            ResponseHead::Final { framing, offset } => {
+            ResponseHead::Final { framing, offset, ends, represented } => {
+                let object = request.resource.and_then(|resource| object(&resource, &represented));
                 self.pending.pop_front();
                 self.switching &= !request.may_switch;
-                Ok(Some((framing, offset)))
+                Ok(Some((framing, Content { offset, ends, object })))
             }
         }
     }
@@ -241,7 +277,7 @@ impl Lane {
 }
 
 /// The body that follows a head, `None` after an interim response; or why the direction ends.
-type Outcome = Result<Option<(Framing, Option<u64>)>, OpaqueReason>;
+type Outcome = Result<Option<(Framing, Content)>, OpaqueReason>;
 
 /// The spans of one input. Neighbours of one kind become one.
 struct Marks<'a> {
@@ -251,15 +287,16 @@ struct Marks<'a> {
 }
 
 impl Marks<'_> {
-    /// Marks a piece of a body and moves `offset` past it. Returns its length.
-    fn piece(&mut self, piece: Piece, offset: &mut Option<u64>) -> usize {
-        match (piece, offset) {
+    /// Marks a piece of a body and moves `content` past it. Returns its length.
+    fn piece(&mut self, piece: Piece, content: &mut Content) -> usize {
+        match (piece, &mut content.offset) {
             (Piece::Framing(len), _) => {
                 self.opaque(len, OpaqueReason::Framing);
                 len
             }
             (Piece::Content { len, last }, Some(offset)) => {
-                self.spans.push(Span::content(len, *offset, last));
+                let end = last && content.ends;
+                self.spans.push(Span::content_of(len, *offset, last, end, content.object));
                 *offset = offset.saturating_add(len as u64);
                 len
             }
@@ -277,6 +314,24 @@ impl Marks<'_> {
             _ => self.spans.push(Span { len, kind }),
         }
     }
+}
+
+/// Names what a request is about, for whoever may have it.
+fn resource(requested: &Requested<'_>, authenticated: bool) -> Option<Resource> {
+    let (host, path) = requested.resource()?;
+    let place = Place::of(&[b"http", &host.to_ascii_lowercase(), path]);
+    let exact = [b"http", requested.host.unwrap_or_default(), requested.target];
+    let shared = (!requested.personal && !authenticated).then(|| Version::of(&exact));
+    Some(Resource { place, shared })
+}
+
+/// Returns what the body of a response belongs to.
+fn object(resource: &Resource, represented: &Represented<'_>) -> Option<Object> {
+    let version = resource
+        .shared
+        .zip(represented.validator)
+        .map(|(names, validator)| Version::of(&[&names.0, validator.etag, validator.coding]));
+    represented.is_targets.then_some(Object { place: resource.place, version })
 }
 
 fn reason_of(fault: Fault) -> OpaqueReason {

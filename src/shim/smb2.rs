@@ -8,18 +8,27 @@
 //!   client bytes ──▶ walk ──▶ exchange ◀── walk ◀── server bytes
 //!                   (frames,  (pending READs,
 //!                   messages)  pipe trees)
+//!                                 │
+//!                               files ◀── names
+//!                              (shares,  (places,
+//!                               opens)    exact names)
 //! ```
 //!
 //! `walk` keeps the place in one direction's stream, `exchange` matches the directions by MessageId. The shim decides
 //! on a message's first bytes, 84 of a frame for a READ response, and knows from then on what up to 8 MiB of data are
-//! without looking at them. It keeps no path, handle, credit or dialect: none of them is needed to know where data
-//! belongs in its file.
+//! without looking at them. It keeps no credit or dialect.
+//!
+//! `files` follows what is open, from TREE_CONNECT and CREATE on, to tell of which file content is: a hint of what it may
+//! be compared with, and the condition for naming a slice of a block. Where data belongs in its file does not depend on
+//! it, and content of a file that was opened elsewhere is content all the same.
 //!
 //! What can go wrong costs savings only. A message that fails a check is opaque, a broken chain makes the rest of its
 //! frame opaque; only a frame that cannot be made out, or a full table of pending READs, ends the shim, in both
 //! directions and for good.
 
 mod exchange;
+mod files;
+mod names;
 mod pending;
 mod walk;
 

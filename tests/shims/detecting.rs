@@ -1,6 +1,7 @@
 //! The choice of a shim from the client's first bytes, under every cut.
 
 use wanigan::fault::{OpaqueReason, Protocol};
+use wanigan::object::{Object, Place};
 use wanigan::shim::detecting::Detecting;
 use wanigan::shim::{Shim, Span};
 use wanigan_parsers::Direction::{self, ToClient, ToServer};
@@ -52,6 +53,7 @@ fn smb1_and_netbios_sessions_may_lead_into_smb2() {
 
 #[test]
 fn an_http_client_gets_the_http_shim_from_its_first_byte() {
+    let root = Object { place: Place::of(&[b"http", b"", b"/"]), version: None };
     assert_marks(
         &[
             (ToServer, b"GET / HTTP/1.1\r\n\r\n".to_vec()),
@@ -59,7 +61,7 @@ fn an_http_client_gets_the_http_shim_from_its_first_byte() {
         ],
         Protocol::Http1,
         &[framing(18)],
-        &[framing(38), Span::content(4, 0, true)],
+        &[framing(38), Span::content_of(4, 0, true, true, Some(root))],
     );
 }
 

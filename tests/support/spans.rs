@@ -2,6 +2,7 @@
 
 use proptest::test_runner::{Config, FileFailurePersistence};
 use wanigan::fault::OpaqueReason;
+use wanigan::object::Object;
 use wanigan::shim::{Shim, Span, SpanKind};
 use wanigan_parsers::Direction;
 
@@ -40,6 +41,27 @@ impl Marks {
     /// Returns how many bytes of one direction are content.
     pub(crate) fn content_bytes(&self, direction: Direction) -> usize {
         self.content(direction).iter().map(|content| content.2).sum()
+    }
+
+    /// Returns the objects of the content spans of one direction.
+    pub(crate) fn objects(&self, direction: Direction) -> Vec<Option<Object>> {
+        let spans = self.of(direction).iter();
+        spans
+            .filter_map(|span| match span.kind {
+                SpanKind::Content { object, .. } => Some(object),
+                SpanKind::Opaque(_) => None,
+            })
+            .collect()
+    }
+
+    /// Returns the same without what content belongs to, and where that ends.
+    pub(crate) fn without_objects(mut self) -> Self {
+        for span in self.to_server.iter_mut().chain(&mut self.to_client) {
+            if let SpanKind::Content { end, object, .. } = &mut span.kind {
+                (*end, *object) = (false, None);
+            }
+        }
+        self
     }
 
     /// Returns how many bytes of both directions are opaque for a reason.

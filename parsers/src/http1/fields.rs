@@ -41,6 +41,8 @@ pub(super) enum Range {
         first: u64,
         /// Offset of the last byte.
         last: u64,
+        /// Bytes of the whole representation, if it is said.
+        complete: Option<u64>,
     },
     /// Another unit, no satisfied range, more than one field, or nonsense.
     Unusable,
@@ -81,11 +83,22 @@ impl Fields {
         match self.range {
             Range::Absent => Some(0),
             Range::Unusable => None,
-            Range::Bytes { first, last } => match framing {
+            Range::Bytes { first, last, .. } => match framing {
                 Framing::Length(len) => (len == last - first + 1).then_some(first),
                 Framing::Chunked | Framing::UntilClose => Some(first),
             },
         }
+    }
+
+    /// Returns whether content framed so has the representation's last byte as its last. Where its length is not known
+    /// ahead, that is not known either.
+    pub(super) fn ends(&self, framing: Framing) -> bool {
+        let complete = match self.range {
+            Range::Absent => true,
+            Range::Unusable => false,
+            Range::Bytes { last, complete, .. } => complete.is_some_and(|complete| last + 1 == complete),
+        };
+        complete && matches!(framing, Framing::Length(_))
     }
 }
 
@@ -144,7 +157,7 @@ fn content_range(field: &[u8]) -> Range {
         ),
         |((first, last), complete)| {
             let fits = first <= last && complete.is_none_or(|complete| last < complete);
-            fits.then_some(Range::Bytes { first, last })
+            fits.then_some(Range::Bytes { first, last, complete })
         },
     );
     let mut range = all_consuming(preceded((tag_no_case("bytes"), tag(" ")), alt((satisfied, unsatisfied))));
@@ -214,9 +227,9 @@ mod tests {
     #[test]
     fn a_content_range_is_read_strictly() {
         for (field, expected) in [
-            ("bytes 0-0/1", Range::Bytes { first: 0, last: 0 }),
-            ("Bytes 100-199/*", Range::Bytes { first: 100, last: 199 }),
-            ("bytes 100-199/200", Range::Bytes { first: 100, last: 199 }),
+            ("bytes 0-0/1", Range::Bytes { first: 0, last: 0, complete: Some(1) }),
+            ("Bytes 100-199/*", Range::Bytes { first: 100, last: 199, complete: None }),
+            ("bytes 100-199/200", Range::Bytes { first: 100, last: 199, complete: Some(200) }),
             ("bytes 100-199/199", Range::Unusable),
             ("bytes 100-99/200", Range::Unusable),
             ("bytes */200", Range::Unusable),
@@ -234,11 +247,24 @@ mod tests {
 
     #[test]
     fn content_begins_where_its_range_says_if_the_length_agrees() {
-        let range = Fields { range: Range::Bytes { first: 100, last: 199 }, ..Fields::default() };
+        let range = |complete| Range::Bytes { first: 100, last: 199, complete };
+        let range = Fields { range: range(Some(200)), ..Fields::default() };
         assert_eq!(range.offset(Framing::Length(100)), Some(100));
         assert_eq!(range.offset(Framing::Length(99)), None);
         assert_eq!(range.offset(Framing::Chunked), Some(100));
         assert_eq!(Fields::default().offset(Framing::Length(5)), Some(0));
+    }
+
+    #[test]
+    fn content_ends_the_representation_where_its_range_does() {
+        for (complete, ends) in [(Some(200), true), (Some(201), false), (None, false)] {
+            let fields =
+                Fields { range: Range::Bytes { first: 100, last: 199, complete }, ..Fields::default() };
+            assert_eq!(fields.ends(Framing::Length(100)), ends, "{complete:?}");
+            assert!(!fields.ends(Framing::Chunked));
+        }
+        assert!(Fields::default().ends(Framing::Length(5)) && !Fields::default().ends(Framing::UntilClose));
+        assert!(!Fields { range: Range::Unusable, ..Fields::default() }.ends(Framing::Length(5)));
     }
 
     fn read(version: u8, fields: &[(&str, &str)]) -> Result<Fields, Fault> {

@@ -27,14 +27,36 @@ impl Command {
     pub const NEGOTIATE: Self = Self(0x0000);
     /// SESSION_SETUP
     pub const SESSION_SETUP: Self = Self(0x0001);
+    /// LOGOFF
+    pub const LOGOFF: Self = Self(0x0002);
     /// TREE_CONNECT
     pub const TREE_CONNECT: Self = Self(0x0003);
+    /// TREE_DISCONNECT
+    pub const TREE_DISCONNECT: Self = Self(0x0004);
+    /// CREATE
+    pub const CREATE: Self = Self(0x0005);
+    /// CLOSE
+    pub const CLOSE: Self = Self(0x0006);
+    /// FLUSH
+    pub const FLUSH: Self = Self(0x0007);
     /// READ
     pub const READ: Self = Self(0x0008);
     /// WRITE
     pub const WRITE: Self = Self(0x0009);
+    /// LOCK
+    pub const LOCK: Self = Self(0x000a);
+    /// IOCTL
+    pub const IOCTL: Self = Self(0x000b);
     /// CANCEL: has the MessageId of the request it cancels, and no response.
     pub const CANCEL: Self = Self(0x000c);
+    /// QUERY_DIRECTORY
+    pub const QUERY_DIRECTORY: Self = Self(0x000e);
+    /// CHANGE_NOTIFY
+    pub const CHANGE_NOTIFY: Self = Self(0x000f);
+    /// QUERY_INFO
+    pub const QUERY_INFO: Self = Self(0x0010);
+    /// SET_INFO
+    pub const SET_INFO: Self = Self(0x0011);
 }
 
 /// How a request went (MS-ERREF 2.3). In a request the field is ChannelSequence and means nothing here.
@@ -63,6 +85,8 @@ impl Flags {
     pub const RELATED_OPERATIONS: Self = Self(0x0000_0004);
     /// SMB2_FLAGS_SIGNED
     pub const SIGNED: Self = Self(0x0000_0008);
+    /// SMB2_FLAGS_DFS_OPERATIONS: a CREATE's name begins with a server and a share.
+    pub const DFS_OPERATIONS: Self = Self(0x1000_0000);
 
     /// Returns whether every flag of `other` is set.
     #[must_use]

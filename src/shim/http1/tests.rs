@@ -323,6 +323,149 @@ proptest! {
     }
 }
 
+/// What the bodies of the responses belong to, and where the content ends.
+#[track_caller]
+fn bodies(turns: &[(Direction, &str)]) -> Vec<(Option<Object>, bool)> {
+    let mut marks = Vec::new();
+    for cut in [usize::MAX, 1, 7] {
+        let mut shim = Http1::new();
+        let mut spans = Vec::new();
+        for (direction, text) in turns {
+            for piece in text.as_bytes().chunks(cut.min(text.len())) {
+                let found = mark(&mut shim, *direction, piece);
+                spans.extend(found.into_iter().filter(|span| matches!(span.kind, SpanKind::Content { .. })));
+            }
+        }
+        marks.push(merge(spans));
+    }
+    assert!(marks.iter().all(|other| *other == marks[0]), "the cuts matter: {marks:?}");
+    let objects = marks[0].iter().filter_map(|span| match span.kind {
+        SpanKind::Content { object, end, .. } => Some((object, end)),
+        SpanKind::Opaque(_) => None,
+    });
+    objects.collect()
+}
+
+/// A response of five bytes.
+fn hello(status: u16, fields: &str) -> String {
+    format!("HTTP/1.1 {status} x\r\nContent-Length: 5\r\n{fields}\r\nhello")
+}
+
+/// What the body of the response to a request belongs to.
+#[track_caller]
+fn body(request: &str, response: &str) -> Option<Object> {
+    let bodies = bodies(&[(ToServer, request), (ToClient, response)]);
+    assert_eq!(bodies.len(), 1, "{request}{response}");
+    bodies[0].0
+}
+
+/// A file that everybody may have.
+fn usual() -> Object {
+    let object = body(GET, &hello(200, "ETag: \"e\"\r\n")).unwrap();
+    assert_eq!(object.place, Place::of(&[b"http", b"h", b"/f"]));
+    assert!(object.version.is_some());
+    object
+}
+
+#[test]
+fn the_body_of_a_get_is_of_its_target_in_the_version_of_its_etag() {
+    let etag = "ETag: \"e\"\r\n";
+    assert_eq!(body(GET, &hello(200, etag)), Some(usual()));
+    let part = format!("{etag}Content-Range: bytes 5-9/100\r\n");
+    assert_eq!(body(GET, &hello(206, &part)), Some(usual()), "a part is of the same");
+    for fields in ["ETag: \"f\"\r\n", "ETag: \"e\"\r\nContent-Encoding: gzip\r\n"] {
+        let other = body(GET, &hello(200, fields)).unwrap();
+        assert!(other.place == usual().place && other.version.is_some() && other.version != usual().version);
+    }
+    for request in ["GET /f?x HTTP/1.1\r\nHost: h\r\n\r\n", "GET /f HTTP/1.1\r\nHost: g\r\n\r\n"] {
+        let other = body(request, &hello(200, etag)).unwrap();
+        assert!(other.place != usual().place && other.version.is_some() && other.version != usual().version);
+    }
+    for request in ["GET http://h/f HTTP/1.1\r\nHost: h\r\n\r\n", "GET /f HTTP/1.1\r\nHost: H\r\n\r\n"] {
+        let same = body(request, &hello(200, etag)).unwrap();
+        assert!(same.place == usual().place && same.version.is_some() && same.version != usual().version);
+    }
+}
+
+#[test]
+fn a_body_that_may_be_for_one_asker_alone_has_no_version() {
+    let etag = "ETag: \"e\"\r\n";
+    let hint = Some(Object { version: None, ..usual() });
+    for field in
+        ["Cookie: a=b", "Authorization: Basic eDp5", "Proxy-Authorization: Basic eDp5", "X-Api-Key: k"]
+    {
+        let request = format!("GET /f HTTP/1.1\r\nHost: h\r\n{field}\r\n\r\n");
+        assert_eq!(body(&request, &hello(200, etag)), hint, "{field}");
+    }
+    for fields in [
+        "",
+        "ETag: W/\"e\"\r\n",
+        "ETag: \"e\"\r\nCache-Control: private\r\n",
+        "ETag: \"e\"\r\nSet-Cookie: a=b\r\n",
+        "ETag: \"e\"\r\nVary: *\r\n",
+    ] {
+        assert_eq!(body(GET, &hello(200, fields)), hint, "{fields}");
+    }
+}
+
+#[test]
+fn whoever_authenticated_once_gets_no_version_on_that_connection() {
+    let login = "GET /f HTTP/1.1\r\nHost: h\r\nAuthorization: NTLM abc\r\n\r\n";
+    let response = hello(200, "ETag: \"e\"\r\n");
+    let hint = (Some(Object { version: None, ..usual() }), true);
+    let turns = [GET, login, GET].map(|request| [(ToServer, request), (ToClient, &*response)]).concat();
+    assert_eq!(bodies(&turns), [(Some(usual()), true), hint, hint]);
+    // Where requests run ahead, only those behind it are its.
+    let ahead = [GET, login, GET].concat();
+    let responses = response.repeat(3);
+    assert_eq!(bodies(&[(ToServer, &ahead), (ToClient, &responses)]), [(Some(usual()), true), hint, hint]);
+}
+
+#[test]
+fn a_body_that_is_not_the_targets_belongs_to_nothing() {
+    let etag = "ETag: \"e\"\r\n";
+    let multipart = format!("{etag}Content-Type: multipart/byteranges; boundary=B\r\n");
+    for (request, response) in [
+        (GET, hello(404, etag)),
+        (GET, hello(206, &multipart)),
+        ("POST /f HTTP/1.1\r\nHost: h\r\n\r\n", hello(200, etag)),
+        ("OPTIONS /f HTTP/1.1\r\nHost: h\r\n\r\n", hello(200, etag)),
+        ("GET /f HTTP/1.1\r\nHost: h\r\nHost: g\r\n\r\n", hello(200, etag)),
+    ] {
+        assert_eq!(body(request, &response), None, "{request}{response}");
+    }
+}
+
+#[test]
+fn an_upload_is_of_its_target_in_no_version() {
+    let put = "PUT /f HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc";
+    let post = "POST /f HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    let patch = "PATCH /f HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc";
+    let object = Some(Object { version: None, ..usual() });
+    let found = bodies(&[(ToServer, put), (ToServer, post), (ToServer, patch)]);
+    assert_eq!(found, [(object, true), (object, false), (None, true)]);
+}
+
+#[test]
+fn a_body_ends_its_representation_where_its_length_or_range_says() {
+    for (status, fields, end) in [
+        (200, "Content-Length: 5\r\n\r\nhello", true),
+        (404, "Content-Length: 5\r\n\r\nhello", true),
+        (206, "Content-Length: 5\r\nContent-Range: bytes 95-99/100\r\n\r\nhello", true),
+        (206, "Content-Length: 5\r\nContent-Range: bytes 94-98/100\r\n\r\nhello", false),
+        (206, "Content-Length: 5\r\nContent-Range: bytes 95-99/*\r\n\r\nhello", false),
+        (200, "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", false),
+        (200, "\r\nhello", false),
+    ] {
+        let response = format!("HTTP/1.1 {status} x\r\n{fields}");
+        let found = bodies(&[(ToServer, GET), (ToClient, &response)]);
+        assert_eq!(found.iter().map(|body| body.1).collect::<Vec<_>>(), [end], "{response}");
+    }
+    let cut = bodies(&[(ToServer, GET), (ToClient, "HTTP/1.1 200 x\r\nContent-Length: 5\r\n\r\nhell")]);
+    assert_eq!(cut.len(), 1);
+    assert!(!cut[0].1, "a byte is missing");
+}
+
 /// Feeds each input whole and byte by byte, and compares.
 fn same_however_cut(inputs: &[(bool, Vec<u8>)]) {
     let (mut whole, mut single) = (Http1::new(), Http1::new());
@@ -502,6 +645,9 @@ fn fields() -> impl Strategy<Value = String> {
         Just("Connection: keep-alive\r\n"),
         Just("Content-Encoding: gzip\r\n"),
         Just("ETag: \"chunked\"\r\n"),
+        Just("Host: h\r\n"),
+        Just("Vary: Accept-Encoding\r\n"),
+        Just("Authorization: x\r\n"),
     ];
     proptest::collection::vec(field, 0..3).prop_map(|fields| fields.concat())
 }
@@ -584,11 +730,39 @@ impl Flow {
             let expected =
                 self.turns.iter().filter(|turn| turn.0 == direction).flat_map(|turn| &turn.1.spans);
             assert_eq!(
-                merge(marked[direction as usize].iter().copied()),
+                merge(marked[direction as usize].iter().map(without_object)),
                 merge(expected.copied()),
                 "{direction:?} cut into {lengths:?}"
             );
+            let marked = merge(marked[direction as usize].iter().copied());
+            assert_eq!(marked, self.marked_whole(direction), "{direction:?} cut into {lengths:?}");
         }
+    }
+}
+
+impl Flow {
+    /// What is marked in turns that are not cut, objects and all.
+    fn marked_whole(&self, direction: Direction) -> Vec<Span> {
+        let mut shim = Http1::new();
+        let mut marked = Vec::new();
+        for (turn, script) in &self.turns {
+            if script.bytes.is_empty() {
+                continue;
+            }
+            let spans = mark(&mut shim, *turn, &script.bytes);
+            if *turn == direction {
+                marked.extend(spans);
+            }
+        }
+        merge(marked)
+    }
+}
+
+/// The span as scripts have it: what content belongs to has tests of its own.
+fn without_object(span: &Span) -> Span {
+    match span.kind {
+        SpanKind::Content { offset, last, .. } => Span::content(span.len, offset, last),
+        SpanKind::Opaque(_) => *span,
     }
 }
 

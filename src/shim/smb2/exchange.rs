@@ -1,8 +1,8 @@
 //! Matches responses to requests and decides which bytes of a message are file content.
 //!
-//! Owns what the two directions of a connection must know of each other: pending READs and the trees that hold pipes.
-//! Refuses to know how messages are found in the stream. It needs neither paths nor file ids: where data belongs in its
-//! file is in the READ request itself.
+//! Owns what the two directions of a connection must know of each other: pending READs, the trees that hold pipes, and
+//! through [`Files`] what is open. Refuses to know how messages are found in the stream. Where data belongs in its file
+//! is in the READ request itself; which file that is only says what the content may be compared with.
 //!
 //! A READ response's data is content only if every check of [`Exchange::read_content`] holds; whatever fails one is
 //! opaque, with the reason counted.
@@ -12,10 +12,12 @@ use std::collections::BTreeSet;
 use wanigan_parsers::Direction;
 use wanigan_parsers::smb2::read::Channel;
 use wanigan_parsers::smb2::{
-    Command, Header, MessageId, ProtocolId, ReadRequest, ReadResponse, ShareType, Status,
-    TreeConnectResponse, WriteRequest,
+    Command, CreateResponse, FileId, Header, MessageId, ProtocolId, ReadRequest, ReadResponse, ShareType,
+    Status, TreeConnectResponse, WriteRequest,
 };
 
+use super::files::{Files, OpenId};
+use super::names::{CREATE_BYTES_MAX, TREE_CONNECT_BYTES_MAX};
 use super::pending::{PendingRead, PendingReads, TableFull};
 use super::walk::{Judge, Message, Payload, Tree};
 use crate::fault::{OpaqueReason, Protocol};
@@ -29,6 +31,7 @@ const PIPE_TREES_MAX: usize = 256;
 pub(super) struct Exchange {
     reads: PendingReads,
     pipes: BTreeSet<Tree>,
+    files: Files,
     smb1_seen: bool,
     smb2_seen: bool,
     /// The server has sent frames that cannot be looked into: they may have answered any pending READ.
@@ -55,22 +58,25 @@ impl Exchange {
 
     fn judge_request(&mut self, message: &Message<'_>) -> Payload {
         // A response from the client answers nothing.
-        let reason = match message.header.command {
-            Command::READ if !message.header.is_response() => {
-                self.remember_read(message);
-                OpaqueReason::Framing
+        if message.header.is_response() {
+            return Payload::opaque(message, OpaqueReason::Framing);
+        }
+        let open = self.files.handle_request(message);
+        match message.header.command {
+            Command::READ => self.remember_read(message, open),
+            Command::WRITE => {
+                return self
+                    .write_content(message, open)
+                    .unwrap_or_else(|reason| Payload::opaque(message, reason));
             }
-            Command::WRITE if !message.header.is_response() => {
-                return self.write_content(message).unwrap_or_else(|reason| Payload::opaque(message, reason));
-            }
-            _ => OpaqueReason::Framing,
-        };
-        Payload::opaque(message, reason)
+            _ => {}
+        }
+        Payload::opaque(message, OpaqueReason::Framing)
     }
 
-    fn remember_read(&mut self, message: &Message<'_>) {
+    fn remember_read(&mut self, message: &Message<'_>, open: Option<OpenId>) {
         let message_id = message.header.message_id;
-        let Some(read) = pending_read(message) else {
+        let Some(read) = pending_read(message, open) else {
             // Its response must not pass for that of another READ with the same id.
             self.reads.remove(message_id);
             return;
@@ -86,7 +92,7 @@ impl Exchange {
     }
 
     /// Finds the data of a WRITE request.
-    fn write_content(&self, message: &Message<'_>) -> Result<Payload, OpaqueReason> {
+    fn write_content(&self, message: &Message<'_>, open: Option<OpenId>) -> Result<Payload, OpaqueReason> {
         let (_, write) = WriteRequest::parse(message.body).map_err(|_| OpaqueReason::SmbUnmatched)?;
         if write.length == 0 || write.channel != Channel::NONE {
             return Err(OpaqueReason::Framing);
@@ -99,7 +105,9 @@ impl Exchange {
         if !placed || write.data_offset < WriteRequest::DATA_OFFSET_MIN {
             return Err(OpaqueReason::SmbUnmatched);
         }
+        let (object, _) = self.files.object(open);
         Payload::content(message, usize::from(write.data_offset), write.length as usize, write.offset)
+            .map(|payload| payload.of(object, false))
             .ok_or(OpaqueReason::SmbUnmatched)
     }
 
@@ -111,12 +119,14 @@ impl Exchange {
             _ if header.status == Status::PENDING => OpaqueReason::Framing,
             Command::READ => {
                 let read = self.reads.remove(header.message_id);
+                self.files.handle_response(message);
                 return self
                     .read_content(message, read)
                     .unwrap_or_else(|reason| Payload::opaque(message, reason));
             }
             command => {
                 self.reads.remove(header.message_id);
+                self.files.handle_response(message);
                 if command == Command::TREE_CONNECT {
                     self.remember_tree(message);
                 }
@@ -153,7 +163,12 @@ impl Exchange {
             return Err(OpaqueReason::SmbUnmatched);
         }
         let (data_offset, data_length) = (usize::from(response.data_offset), response.data_length as usize);
-        Payload::content(message, data_offset, data_length, read.offset).ok_or(OpaqueReason::SmbUnmatched)
+        let (object, len) = self.files.object(read.open);
+        let behind = read.offset + u64::from(response.data_length);
+        let end = response.data_length < read.length || len.is_some_and(|len| behind >= len);
+        Payload::content(message, data_offset, data_length, read.offset)
+            .map(|payload| payload.of(object, end))
+            .ok_or(OpaqueReason::SmbUnmatched)
     }
 
     fn remember_tree(&mut self, message: &Message<'_>) {
@@ -179,8 +194,12 @@ impl Judge for Side<'_> {
         match (self.direction, header.command) {
             (Direction::ToServer, Command::READ) => ReadRequest::BYTES,
             (Direction::ToServer, Command::WRITE) => WriteRequest::BYTES,
+            (Direction::ToServer, Command::TREE_CONNECT) => TREE_CONNECT_BYTES_MAX,
+            (Direction::ToServer, Command::CREATE) => CREATE_BYTES_MAX,
+            (Direction::ToServer, command) => FileId::bytes_in_request(command),
             (Direction::ToClient, Command::READ) => ReadResponse::BYTES,
             (Direction::ToClient, Command::TREE_CONNECT) => TreeConnectResponse::BYTES,
+            (Direction::ToClient, Command::CREATE) => CreateResponse::BYTES,
             _ => 0,
         }
     }
@@ -194,6 +213,9 @@ impl Judge for Side<'_> {
 
     fn open_frame(&mut self, protocol_id: ProtocolId) -> OpaqueReason {
         let exchange = &mut *self.exchange;
+        if self.direction == Direction::ToServer {
+            exchange.files.begin_chain();
+        }
         let hidden = match protocol_id {
             ProtocolId::SMB2 => OpaqueReason::Framing,
             ProtocolId::TRANSFORM => OpaqueReason::SmbEncrypted,
@@ -214,6 +236,7 @@ impl Judge for Side<'_> {
     fn pass_over(&mut self, header: &Header) {
         if self.direction == Direction::ToClient {
             self.exchange.reads.remove(header.message_id);
+            self.exchange.files.lose_response(header.message_id);
         }
     }
 
@@ -223,9 +246,9 @@ impl Judge for Side<'_> {
 }
 
 /// Reads a READ request whose response can be told from others and has its data in it.
-fn pending_read(message: &Message<'_>) -> Option<PendingRead> {
+fn pending_read(message: &Message<'_>, open: Option<OpenId>) -> Option<PendingRead> {
     let (_, read) = ReadRequest::parse(message.body).ok()?;
     let placed = read.offset.checked_add(u64::from(read.length)).is_some();
     (placed && read.channel == Channel::NONE && message.header.message_id != MessageId::UNSOLICITED)
-        .then_some(PendingRead { offset: read.offset, length: read.length, tree: message.tree })
+        .then_some(PendingRead { offset: read.offset, length: read.length, tree: message.tree, open })
 }

@@ -8,6 +8,7 @@ use std::collections::btree_map::Entry;
 
 use wanigan_parsers::smb2::MessageId;
 
+use super::files::OpenId;
 use super::walk::Tree;
 
 /// The most READ requests remembered for a connection.
@@ -22,6 +23,8 @@ pub(super) struct PendingRead {
     pub(super) length: u32,
     /// On which tree, as far as the request told.
     pub(super) tree: Option<Tree>,
+    /// Of which file, if it was opened on this connection.
+    pub(super) open: Option<OpenId>,
 }
 
 /// READ requests by MessageId. `None` stands for an id that was used twice, whose responses cannot be told apart.

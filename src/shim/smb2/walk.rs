@@ -1,7 +1,7 @@
 //! Walks one direction of a connection from frame to frame and from message to message.
 //!
-//! Owns the place in the stream and a copy of the bytes that the next decision needs, [`HELD_BYTES_MAX`] at most. It
-//! refuses to know what a message means: it hands each one's header and the first bytes of its body to a [`Judge`] and
+//! Owns the place in the stream and a copy of the bytes that the next decision needs: some hundred, but for a CREATE,
+//! whose name may be long; [`HELD_BYTES_MAX`] at most. It refuses to know what a message means: it hands each one's header and the first bytes of its body to a [`Judge`] and
 //! carries out the [`Payload`] that comes back. Every byte is given away in the call that brought it.
 //!
 //! The kind of a byte depends on the bytes before it and on itself, never on those behind it, whatever came in the same
@@ -12,13 +12,18 @@
 
 use wanigan_parsers::nbss::{self, PacketType};
 use wanigan_parsers::smb2::header::HEADER_BYTES;
-use wanigan_parsers::smb2::{Header, ProtocolId, ReadRequest, SessionId, TreeId, WriteRequest};
+use wanigan_parsers::smb2::{Header, ProtocolId, SessionId, TreeId};
 
+use super::names::CREATE_BYTES_MAX;
 use crate::fault::OpaqueReason;
+use crate::object::Object;
 use crate::shim::Span;
 
-/// The most bytes of a stream that a walk keeps a copy of: a header and the longest fixed part of a body.
-pub(super) const HELD_BYTES_MAX: usize = HEADER_BYTES + max(ReadRequest::BYTES, WriteRequest::BYTES);
+/// The most bytes of a stream that a walk keeps a copy of: a header and the longest part of a body that anybody reads.
+pub(super) const HELD_BYTES_MAX: usize = HEADER_BYTES + CREATE_BYTES_MAX;
+
+/// What a walk may keep allocated between two decisions; only names are longer than this.
+const IDLE_BYTES_MAX: usize = 512;
 
 /// What decides about messages.
 pub(super) trait Judge {
@@ -61,12 +66,14 @@ pub(super) struct Payload {
     offset: u64,
     tail: usize,
     reason: OpaqueReason,
+    end: bool,
+    object: Option<Object>,
 }
 
 impl Payload {
     /// No content in it.
     pub(super) fn opaque(message: &Message<'_>, reason: OpaqueReason) -> Self {
-        Self { gap: 0, data: 0, offset: 0, tail: message.left(), reason }
+        Self { gap: 0, data: 0, offset: 0, tail: message.left(), reason, end: false, object: None }
     }
 
     /// Content at `data_offset` of the message, which belongs at `offset` of the file.
@@ -80,7 +87,12 @@ impl Payload {
     ) -> Option<Self> {
         let gap = data_offset.checked_sub(message.held())?;
         let tail = message.left().checked_sub(gap)?.checked_sub(data)?;
-        Some(Self { gap, data, offset, tail, reason: OpaqueReason::Framing })
+        Some(Self { gap, data, offset, tail, reason: OpaqueReason::Framing, end: false, object: None })
+    }
+
+    /// Says what the content belongs to, and whether that has no bytes beyond it.
+    pub(super) fn of(self, object: Option<Object>, end: bool) -> Self {
+        Self { end, object, ..self }
     }
 
     /// Takes the next run of one kind, `len` bytes of it at most.
@@ -91,7 +103,8 @@ impl Payload {
             Span::opaque(len, OpaqueReason::Framing)
         } else if self.data > 0 {
             let len = len.min(self.data);
-            let span = Span::content(len, self.offset, len == self.data);
+            let last = len == self.data;
+            let span = Span::content_of(len, self.offset, last, last && self.end, self.object);
             self.data -= len;
             self.offset += len as u64;
             span
@@ -114,6 +127,11 @@ impl Message<'_> {
 
     fn left(&self) -> usize {
         self.len - self.held()
+    }
+
+    /// Returns bytes of the message, counted from its first; `None` unless they are in the part of the body that is held.
+    pub(super) fn bytes(&self, offset: usize, length: usize) -> Option<&[u8]> {
+        self.body.get(offset.checked_sub(HEADER_BYTES)?..)?.get(..length)
     }
 }
 
@@ -174,7 +192,7 @@ impl Walk {
     /// Adds to the bytes held until there are `target`, then decides.
     fn hold(&mut self, input: &[u8], target: usize, judge: &mut impl Judge) -> Span {
         let len = self.held.fill(input, target);
-        if self.held.len == target {
+        if self.held.len() == target {
             self.decide(judge);
         }
         Span::opaque(len, OpaqueReason::Framing)
@@ -211,7 +229,7 @@ impl Walk {
             // The ProtocolId stays held: it is the header's first field.
             self.stage = Stage::Header;
         } else {
-            self.frame_left -= self.held.len;
+            self.frame_left -= self.held.len();
             let reason = if protocol_id == ProtocolId::SMB2 { OpaqueReason::Malformed } else { reason };
             self.set_rest(reason);
         }
@@ -249,7 +267,7 @@ impl Walk {
 
     /// Passes over the rest of a frame whose chain is broken, from behind the header held.
     fn give_up_frame(&mut self) {
-        self.frame_left -= self.held.len;
+        self.frame_left -= self.held.len();
         self.set_rest(OpaqueReason::Malformed);
     }
 
@@ -274,32 +292,31 @@ impl Walk {
 
 /// The bytes that the next decision needs.
 struct Held {
-    bytes: [u8; HELD_BYTES_MAX],
-    len: usize,
+    bytes: Vec<u8>,
 }
 
 impl Held {
     fn new() -> Self {
-        Self { bytes: [0; HELD_BYTES_MAX], len: 0 }
+        Self { bytes: Vec::with_capacity(IDLE_BYTES_MAX) }
     }
 
     /// Copies from the start of `input` until `target` bytes are held. Returns how many were copied.
     fn fill(&mut self, input: &[u8], target: usize) -> usize {
-        let len = input.len().min(target - self.len);
-        self.bytes[self.len..self.len + len].copy_from_slice(&input[..len]);
-        self.len += len;
+        let len = input.len().min(target - self.bytes.len());
+        self.bytes.extend_from_slice(&input[..len]);
         len
     }
 
     fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len()
     }
 
     fn clear(&mut self) {
-        self.len = 0;
+        self.bytes.clear();
+        self.bytes.shrink_to(IDLE_BYTES_MAX);
     }
-}
-
-const fn max(a: usize, b: usize) -> usize {
-    if a > b { a } else { b }
 }
