@@ -39,7 +39,7 @@ use crate::relay;
 use crate::secret_file::{self, SecretFileError};
 use crate::shim::detecting::Detecting;
 use crate::store::Store;
-use crate::wan::frames::{FrameReader, READ_BYTES, StreamError, read_frame};
+use crate::wan::frames::{FrameReader, READ_BYTES, read_frame, read_kind};
 use crate::wan::session::choose_version;
 use crate::wan::transport::{TransportSettings, bind_server, transport_config};
 use crate::wan::{FlowStream, Link, LinkError, unix_time_ms};
@@ -74,7 +74,7 @@ pub fn start(
     let crypto =
         QuicServerConfig::try_from(identity.core_tls()).expect("TLS 1.3 has the initial cipher suite");
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    server.transport_config(transport_config(&TransportSettings::of(config)));
+    server.transport_config(transport_config(&TransportSettings::of_core(config)));
     let listen = settings.listen;
     let endpoint = bind_server(listen, server, &reset_key(&reset), metrics)
         .map_err(|error| CoreStartError::Listen(listen, error))?;
@@ -378,14 +378,6 @@ async fn refuse_flow(mut stream: FlowStream, status: DialStatus) -> Result<(), L
     let rest = async { while let Ok(Some(_)) = stream.recv.read_chunk(READ_BYTES, false).await {} };
     let _ = timeout(HELLO_DEADLINE, rest).await;
     Ok(())
-}
-
-/// Reads the first byte of a stream.
-async fn read_kind(recv: &mut RecvStream) -> Result<Option<StreamKind>, StreamError> {
-    match recv.read_chunk(1, true).await? {
-        Some(chunk) => Ok(StreamKind::from_byte(chunk.bytes[0])),
-        None => Err(StreamError::Ended),
-    }
 }
 
 /// Returns who is at the other end, if its certificate makes it an edge.

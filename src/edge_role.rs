@@ -170,7 +170,7 @@ fn start_links(
     let crypto =
         QuicClientConfig::try_from(identity.edge_tls()).expect("TLS 1.3 has the initial cipher suite");
     let mut client = quinn::ClientConfig::new(Arc::new(crypto));
-    client.transport_config(transport_config(&TransportSettings::of(config)));
+    client.transport_config(transport_config(&TransportSettings::of_edge(config)));
     let asks = config.peers.enabled;
     let hello = Hello { store: store.id(), stores: true, shares: config.store.share && asks, asks };
     settings

@@ -5,7 +5,8 @@
 //! fetched once however many flows wait for it. What comes is verified before anybody sees it, kept in the store,
 //! and given to peers that wait for it. A shared fetch belongs to no flow: one that ends leaves it to the others.
 //!
-//! A node without a [`Lan`] of peers asks the core alone; a core fetches nothing.
+//! A node without a [`Lan`] of peers asks the core alone. A core has an owner for each of its edges
+//! ([`Blocks::of_uploads`]): what an upload refers to and the core's store does not have comes from that very edge.
 //!
 //! Bounded: a flow wants at most [`WANTS_MAX`] blocks at a time, events wait in channels of fixed length, and what a
 //! block occupies is reserved by the flow before it asks.
@@ -116,6 +117,16 @@ impl Blocks {
         Self { store, fetcher: None }
     }
 
+    /// Starts the task of a core that fetches from one edge what its uploads refer to. It ends with the last handle.
+    ///
+    /// Each edge has its own, so that one that is slow or lies is waited for by its own flows alone.
+    #[must_use]
+    pub fn of_uploads(own: NodeId, store: Store, metrics: Metrics, tasks: &Drain) -> Self {
+        // Nobody is asked, so nobody answers.
+        let answers = mpsc::channel(1).1;
+        Self::with_plan(Plan::of_uploads(own), store, None, answers, Arc::default(), metrics, tasks)
+    }
+
     /// Starts the task that fetches what the store does not have. `answers` are what comes of its asks.
     #[must_use]
     pub fn start(
@@ -127,11 +138,23 @@ impl Blocks {
         metrics: Metrics,
         tasks: &Drain,
     ) -> Self {
+        Self::with_plan(Plan::new(own), store, lan, answers, soon, metrics, tasks)
+    }
+
+    fn with_plan(
+        plan: Plan,
+        store: Store,
+        lan: Option<Lan>,
+        answers: mpsc::Receiver<discovery::Event>,
+        soon: Arc<Soon>,
+        metrics: Metrics,
+        tasks: &Drain,
+    ) -> Self {
         let (inbox, events) = mpsc::channel(EVENTS);
         let wanted = Arc::new(AtomicUsize::new(0));
         let (core, core_answers) = mpsc::channel(CORE_ANSWERS);
         let owner = Owner {
-            plan: Plan::new(own),
+            plan,
             flows: HashMap::new(),
             gets: JoinSet::new(),
             running: HashMap::new(),
@@ -398,7 +421,10 @@ impl Owner {
 
     fn fetch(&mut self, flow: FlowKey, refer: bool, wanted: Vec<(u64, Reference)>) {
         let Some(port) = self.flows.get(&flow).cloned() else { return };
-        debug!(blocks = wanted.len(), refer, "the core is asked for blocks that are not here");
+        debug!(
+            blocks = wanted.len(),
+            refer, "the other side of the link is asked for blocks that are not here"
+        );
         if !refer {
             wanted.iter().for_each(|(_, reference)| self.soon.add(reference));
         }
@@ -461,7 +487,10 @@ impl FromCore {
                 Ok(block) => CoreAnswer::Block(block),
                 Err(wrong) => {
                     self.metrics.wrong_blocks.inc();
-                    debug!(error = &wrong as &dyn std::error::Error, "the core sent wrong bytes");
+                    debug!(
+                        error = &wrong as &dyn std::error::Error,
+                        "the other side of the link sent wrong bytes"
+                    );
                     CoreAnswer::Gone
                 }
             },
