@@ -237,7 +237,7 @@ impl Core {
         }
         .encode(&mut bytes);
         send.write_all(&bytes).await?;
-        edge.holder.record().handle_store(store);
+        edge.holder.handle_store(store);
         self.holders.handle_up(&edge.holder, shares, asks);
         let link = Link::start(connection.clone(), self.flows, send, recv, reader, &self.tasks.links);
         Ok((link, Arc::new(edge)))
