@@ -341,13 +341,13 @@ impl Core {
         };
         stream.permit = Some(permit);
         let _dialled = leg.local_addr().ok().map(|local| self.dialled.add(local));
-        let receiving = Receiving::new(window, &self.budget);
+        let receiving = Receiving::new(window, &self.budget, link.numbered());
         let opened = Frame::<Bytes>::Opened { status: DialStatus::Connected, credit: receiving.credit() };
         let mut bytes = Vec::new();
         opened.encode(&mut bytes);
         stream.send.write_all(&bytes).await?;
         let neighbours = Neighbours::new(Arc::clone(&self.holders), Arc::clone(&edge.holder));
-        let minter = Minter { naming: self.naming.naming(), neighbours };
+        let minter = Minter { naming: self.naming.naming(), neighbours, numbers: link.numbers() };
         let flow = Flow {
             stream,
             fetches: self.blocks.flow(link.clone(), port.flow()),

@@ -517,7 +517,9 @@ impl Flow {
                 self.metrics.wrong_blocks.inc();
                 End::Reset(ResetReason::Protocol)
             }
-            Violation::Overrun(_) | Violation::OutOfPlace => End::Reset(ResetReason::Protocol),
+            Violation::Overrun(_) | Violation::OutOfPlace | Violation::NumberTaken(_) => {
+                End::Reset(ResetReason::Protocol)
+            }
         }
     }
 

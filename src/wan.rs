@@ -26,11 +26,13 @@ use wanigan_parsers::wan::{Frame, FrameError, KeyId, NO_FLOW, OlderKey, Refusal,
 pub mod core_link;
 mod fetches;
 pub mod frames;
+pub mod numbering;
 pub mod session;
 pub mod transport;
 
 pub use self::fetches::{FetchAnswer, FetchRequest};
 use self::frames::{FrameReader, READ_BYTES, StreamError, read_frame};
+use self::numbering::{Numbered, Numbers};
 use self::session::{Hearing, Liveness, SIGN_EVERY, VERSION_MIN};
 use self::transport::FETCH_STREAMS;
 use crate::drain::Drain;
@@ -104,7 +106,7 @@ pub struct Keys {
 pub struct Progress {
     /// References resolved.
     pub resolved: u64,
-    /// DATA frames taken.
+    /// DATA and SEAL frames taken.
     pub blocks: u64,
     /// Credit given.
     pub credit: u64,
@@ -164,6 +166,8 @@ struct Inner {
     next_flow: AtomicU64,
     fetch_permits: Arc<Semaphore>,
     flow_permits: Arc<Semaphore>,
+    numbers: Arc<Numbers>,
+    numbered: Arc<Numbered>,
     hearing: watch::Sender<Hearing>,
     /// The latest sign of life that the core returned.
     returned: AtomicU64,
@@ -236,6 +240,8 @@ impl Link {
             next_flow: AtomicU64::new(0),
             fetch_permits: Arc::new(Semaphore::new(FETCH_STREAMS as usize)),
             flow_permits: Arc::new(Semaphore::new(flows as usize)),
+            numbers: Arc::default(),
+            numbered: Arc::default(),
             hearing: watch::Sender::new(Hearing::Clear),
             returned: AtomicU64::new(0),
             time: watch::Sender::new(None),
@@ -287,6 +293,18 @@ impl Link {
     /// Tells the core where this edge is reached by others.
     pub async fn tell_reached(&self, addresses: Vec<SocketAddr>) {
         let _ = self.0.control.send(Frame::Reached(addresses)).await;
+    }
+
+    /// Returns the numbers of references that this side introduced.
+    #[must_use]
+    pub fn numbers(&self) -> Arc<Numbers> {
+        Arc::clone(&self.0.numbers)
+    }
+
+    /// Returns the references that the other side introduced.
+    #[must_use]
+    pub fn numbered(&self) -> Arc<Numbered> {
+        Arc::clone(&self.0.numbered)
     }
 
     /// Returns the connection's round trip time.

@@ -24,12 +24,17 @@
 //! | 10 | OPEN | flow u64, client address, server address, credit u64 |
 //! | 11 | OPENED | status u8 ([`DialStatus`]), credit u64 |
 //! | 12 | LITERAL | bytes |
-//! | 13 | DATA | reference, bytes |
-//! | 14 | REF | reference, skip u32, length u32 |
+//! | 13 | DATA | reference, number u64, bytes |
+//! | 14 | REF | reference, number u64, skip u32, length u32 |
 //! | 15 | FIN | RESET | none |
 //! | 16 | RESET | none |
 //! | 17 | RELEASE | bytes u64 |
+//! | 18 | SEAL | reference, number u64, count u8, each offset u64, length u32 |
 //! | 19 | REF, with the reference under the older key | as REF, then older key id 8, older secret 32 |
+//! | 1a | RUN | first number u64, count u16 |
+//! | 1b | SLICE | number u64, skip u32, length u32 |
+//! | 1c | LITERAL, compressed | length u32, zstd bytes |
+//! | 1d | DATA, compressed | reference, number u64, zstd bytes |
 //! | 20 | FETCH | flow u64, flags u8 (1 refer), count u16, numbers u64 each |
 //! | 21 | BLOCK | number u64, bytes |
 //! | 22 | GONE | number u64 |
@@ -40,7 +45,11 @@
 //! A PROGRESS of flow 2^64 - 1 concerns no flow: it is a sign of life with a number in `resolved`, which a core returns
 //! with its time (ms since 1970) in `credit`.
 //!
-//! Type 18 is kept for SEAL. A flow whose stream ends without FIN or RESET, or is itself reset, was
+//! `number` is the sender's number for the reference, on this link and in this direction: from 0 up, never used for
+//! another. RUN and SLICE name blocks by it, once a PROGRESS said that the frame which introduced it was taken, and
+//! while fewer than half of [`NUMBERED_MAX`] newer ones exist.
+//!
+//! A flow whose stream ends without FIN or RESET, or is itself reset, was
 //! given up: the leg at the other side is reset at once, never closed in order. Credit and `resolved` are totals since the flow began, so the latest value says all:
 //! a repeated or late PROGRESS does no harm.
 
@@ -51,7 +60,7 @@ use crate::NodeId;
 mod codec;
 
 /// The protocol version this crate reads and writes.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The longest block a reference may name, in bytes. Every flow has room for one such block at its head, and it stays
 /// well below what a sender retains for a flow.
@@ -69,6 +78,19 @@ pub const ADDRESSES_MAX: usize = 8;
 /// The most blocks that one REKEY may name.
 pub const REKEY_BLOCKS_MAX: usize = 256;
 
+/// The most references whose numbers a receiver keeps, for each link: the newest. A sender uses those of the newest
+/// half, so that what overtakes a frame cannot take away what it names.
+pub const NUMBERED_MAX: usize = 1 << 17;
+
+/// The most blocks that one RUN may name.
+pub const RUN_BLOCKS_MAX: usize = 256;
+
+/// The most spans that one SEAL may have.
+pub const SEAL_SPANS_MAX: usize = 64;
+
+/// Bytes that came as LITERAL and that a receiver keeps for a SEAL to name, for each flow: the newest.
+pub const SEAL_WINDOW: usize = 1 << 20;
+
 /// The flow of a PROGRESS that concerns none: a sign of life with a number in `resolved`, which the core returns.
 pub const NO_FLOW: u64 = u64::MAX;
 
@@ -76,7 +98,7 @@ pub const NO_FLOW: u64 = u64::MAX;
 pub const HEADER_BYTES: usize = 5;
 
 /// The longest payload of any frame, in bytes.
-pub const PAYLOAD_BYTES_MAX: usize = BLOCK_BYTES_MAX + REFERENCE_BYTES;
+pub const PAYLOAD_BYTES_MAX: usize = REFERENCE_BYTES + 8 + BLOCK_BYTES_MAX;
 
 /// Bytes of a [`Reference`] on the wire.
 pub const REFERENCE_BYTES: usize = 32 + 32 + 8 + 4;
@@ -177,6 +199,15 @@ pub struct Named {
     pub key: KeyId,
     /// The block's secret under it.
     pub secret: Secret,
+}
+
+/// A part of what a flow carried in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealSpan {
+    /// Where it begins: bytes that this direction of the flow carried before it, in frames of whatever type.
+    pub offset: u64,
+    /// Its length in bytes; at least 1.
+    pub len: u32,
 }
 
 /// The core's word that an edge was sent a block. A wrong one costs time, never bytes.
@@ -318,7 +349,7 @@ pub enum Frame<B> {
         flow: u64,
         /// References resolved since the flow began: their verified bytes are held until written.
         resolved: u64,
-        /// DATA frames taken since the flow began: their blocks are in the receiver's hands.
+        /// DATA and SEAL frames taken since the flow began: their blocks are in the receiver's hands.
         blocks: u64,
         /// Frame bytes the sender may have sent since the flow began.
         credit: u64,
@@ -353,17 +384,67 @@ pub enum Frame<B> {
     /// Bytes to pass on as they are.
     Literal(B),
     /// A content block in full: pass on and store.
-    Data(Reference, B),
+    Data {
+        /// The block.
+        reference: Reference,
+        /// The sender's number for the reference.
+        number: u64,
+        /// The block's bytes.
+        bytes: B,
+    },
     /// A slice of a content block.
     Ref {
         /// The block.
         reference: Reference,
+        /// The sender's number for the reference.
+        number: u64,
         /// The block's name under the core's older server secret, in its grace period.
         older: Option<Named>,
         /// Where in the block the slice begins.
         skip: u32,
         /// The slice's length; at least 1.
         len: u32,
+    },
+    /// Bytes that went as LITERAL are a block: store it. Nothing to pass on.
+    Seal {
+        /// The block.
+        reference: Reference,
+        /// The sender's number for the reference.
+        number: u64,
+        /// Where its bytes went, in the block's order; at most [`SEAL_SPANS_MAX`], together as long as the block.
+        spans: Vec<SealSpan>,
+    },
+    /// Whole blocks, one after the other, whose references have consecutive numbers.
+    Run {
+        /// The first one's number.
+        first: u64,
+        /// How many; at least 1, at most [`RUN_BLOCKS_MAX`].
+        count: u16,
+    },
+    /// A slice of a content block whose reference has a number.
+    Slice {
+        /// The number.
+        number: u64,
+        /// Where in the block the slice begins.
+        skip: u32,
+        /// The slice's length; at least 1.
+        len: u32,
+    },
+    /// LITERAL, compressed.
+    PackedLiteral {
+        /// Length of the bytes to pass on; at most [`LITERAL_BYTES_MAX`].
+        len: u32,
+        /// One zstd frame; shorter than `len`.
+        bytes: B,
+    },
+    /// DATA, compressed.
+    PackedData {
+        /// The block.
+        reference: Reference,
+        /// The sender's number for the reference.
+        number: u64,
+        /// One zstd frame; shorter than the block.
+        bytes: B,
     },
     /// The sender's leg has ended in good order.
     Fin,

@@ -5,6 +5,7 @@
 //! match its reference never reaches the leg.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use super::window::{Overrun, Window};
 use crate::block::{Block, Named, Reference, WrongBlock};
 use crate::budget::{Budget, Reservation};
 use crate::metrics::Source;
+use crate::wan::numbering::{NumberTaken, Numbered};
 
 /// References resolved ahead of the leg at most.
 pub const LOOKAHEAD: usize = 64;
@@ -79,6 +81,9 @@ pub enum Violation {
     /// Sender: a frame that has no place where it came.
     #[error("frame out of place")]
     OutOfPlace,
+    /// Sender: one number for two references.
+    #[error(transparent)]
+    NumberTaken(#[from] NumberTaken),
     /// Sender: it does not have what it referred to.
     #[error("reference {0} can be resolved by nobody")]
     Unresolved(u64),
@@ -88,6 +93,7 @@ pub enum Violation {
 #[derive(Debug)]
 pub struct Receiving {
     window: Window,
+    numbered: Arc<Numbered>,
     queue: VecDeque<Item>,
     /// Memory of resolved references that wait for their turn.
     reservation: Reservation,
@@ -148,9 +154,10 @@ impl Receiving {
     /// # Panics
     /// Never: an empty reservation always fits.
     #[must_use]
-    pub fn new(window: Window, budget: &Budget) -> Self {
+    pub fn new(window: Window, budget: &Budget, numbered: Arc<Numbered>) -> Self {
         Self {
             window,
+            numbered,
             queue: VecDeque::new(),
             reservation: budget.reserve(0).expect("nothing always fits"),
             looking_ahead: 0,
@@ -185,13 +192,15 @@ impl Receiving {
         match frame {
             Frame::Opened { status, credit: _ } => self.outputs.push_back(Output::Opened(status)),
             Frame::Literal(bytes) => self.queue.push_back(Item::Literal(bytes)),
-            Frame::Data(reference, bytes) => {
+            Frame::Data { reference, number, bytes } => {
                 let block = Block::verify(reference, bytes)?;
+                self.numbered.insert(number, reference, None)?;
                 self.blocks += 1;
                 self.queue.push_back(Item::Data(block.bytes().clone()));
                 self.outputs.push_back(Output::Store(block));
             }
-            Frame::Ref { reference, older, skip, len } => {
+            Frame::Ref { reference, number, older, skip, len } => {
+                self.numbered.insert(number, reference, older)?;
                 self.queue.push_back(Item::Ref(Ref {
                     wanted: Wanted { number: self.next_number, reference, older },
                     skip: skip as usize,
@@ -337,8 +346,7 @@ impl Receiving {
             }
             Item::Ref(item) => {
                 self.looking_ahead -= 1;
-                let Wanted { reference, older, .. } = item.wanted;
-                let cost = frame_cost(&Frame::Ref { reference, older, skip: 0, len: 1 });
+                let cost = frame_cost(&Frame::Slice { number: 0, skip: 0, len: 1 });
                 let RefState::Ready(bytes, source) = item.state else {
                     unreachable!("only a ready reference is taken")
                 };

@@ -25,6 +25,7 @@ use crate::fault::OpaqueReason;
 use crate::referral::Neighbours;
 use crate::shim::Span;
 use crate::wan::FetchAnswer;
+use crate::wan::numbering::Numbers;
 
 /// How long a flow is idle before it gives back credit it does not need.
 const IDLE: Duration = Duration::from_secs(1);
@@ -45,6 +46,8 @@ pub struct Minter {
     pub naming: Arc<RwLock<Naming>>,
     /// What the edge at the other side and its neighbours were sent.
     pub neighbours: Neighbours,
+    /// The link's numbers for references.
+    pub numbers: Arc<Numbers>,
 }
 
 /// The sending half of one flow.
@@ -311,7 +314,8 @@ impl Sending {
         if known && self.pushing == 0 && self.reservation.grow(u64::from(reference.len)) {
             self.sent += FRAME_OVERHEAD;
             self.retained.push_back(Retained { block, referred: None, fetched: false });
-            return Some(Frame::Ref { reference, older, skip: 0, len: reference.len });
+            let number = minter.numbers.assign(&reference);
+            return Some(Frame::Ref { reference, number, older, skip: 0, len: reference.len });
         }
         if room < data_cost {
             self.queue.push_front(Queued::Block(block, older));
@@ -321,7 +325,8 @@ impl Sending {
         self.sent += data_cost;
         minter.neighbours.record().handle_sent(&reference.digest);
         self.on_the_way.push_back(reference.digest);
-        Some(Frame::Data(reference, block.bytes().clone()))
+        let number = minter.numbers.assign(&reference);
+        Some(Frame::Data { reference, number, bytes: block.bytes().clone() })
     }
 
     fn pass_on(&mut self, mut bytes: Bytes, reason: OpaqueReason) {
@@ -348,8 +353,9 @@ impl Drop for Sending {
 #[must_use]
 pub fn frame_cost(frame: &Frame<Bytes>) -> u64 {
     match frame {
-        Frame::Literal(bytes) | Frame::Data(_, bytes) => bytes.len() as u64 + FRAME_OVERHEAD,
-        Frame::Ref { .. } => FRAME_OVERHEAD,
+        Frame::Literal(bytes) | Frame::Data { bytes, .. } => bytes.len() as u64 + FRAME_OVERHEAD,
+        Frame::Ref { .. } | Frame::Slice { .. } => FRAME_OVERHEAD,
+        Frame::Run { count, .. } => u64::from(*count) * FRAME_OVERHEAD,
         _ => 0,
     }
 }
@@ -372,7 +378,7 @@ mod tests {
     fn an_unknown_block_is_pushed_and_the_next_time_only_named() {
         let mut sending = core_half(1 << 20);
         read(&mut sending, 1);
-        assert!(matches!(sending.poll_frame(), Some(Frame::Data(..))));
+        assert!(matches!(sending.poll_frame(), Some(Frame::Data { .. })));
         read(&mut sending, 1);
         assert!(matches!(sending.poll_frame(), Some(Frame::Ref { .. })));
         assert_eq!(sending.reservation.bytes(), CELL_BYTES as u64);
@@ -394,7 +400,7 @@ mod tests {
         );
         assert_eq!(sending.handle_fetch(1, true), FetchAnswer::Gone);
         read(&mut sending, 1);
-        assert!(matches!(sending.poll_frame(), Some(Frame::Data(..))));
+        assert!(matches!(sending.poll_frame(), Some(Frame::Data { .. })));
     }
 
     #[test]
@@ -442,7 +448,7 @@ mod tests {
         sending.handle_timeout(wake);
         assert!(matches!(sending.poll_frame(), Some(Frame::Release(_))));
         read(&mut sending, 1);
-        assert!(matches!(sending.poll_frame(), Some(Frame::Data(..))));
+        assert!(matches!(sending.poll_frame(), Some(Frame::Data { .. })));
     }
 
     #[test]
@@ -451,7 +457,7 @@ mod tests {
         let (mut one, mut two) = (half(&site, 1, 1 << 20), half(&site, 1, 1 << 20));
         read(&mut one, 1);
         read(&mut two, 1);
-        assert!(matches!(one.poll_frame(), Some(Frame::Data(..))));
+        assert!(matches!(one.poll_frame(), Some(Frame::Data { .. })));
         assert!(matches!(two.poll_frame(), Some(Frame::Ref { .. })));
         let FetchAnswer::Refer(referral) = two.handle_fetch(0, true) else { panic!("it is on its way") };
         assert_eq!(referral.node, NodeId([1; 32]));
@@ -508,7 +514,7 @@ mod tests {
         holders.handle_reached(&holder, vec![([10, 1, 0, edge], 7747).into()]);
         let naming = Naming { current: ServerSecret::new([1; 32]), older: None };
         let neighbours = Neighbours::new(Arc::clone(holders), holder);
-        let minter = Minter { naming: Arc::new(RwLock::new(naming)), neighbours };
+        let minter = Minter { naming: Arc::new(RwLock::new(naming)), neighbours, numbers: Arc::default() };
         let budget = Budget::new(budget, IntGauge::new("used", "test").unwrap());
         Sending::new(Some(minter), &budget, 16 << 20, 1 << 30, Instant::now())
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use wanigan_parsers::wan::{Refusal, VERSION};
 
 /// The lowest protocol version this node speaks.
-pub const VERSION_MIN: u16 = 2;
+pub const VERSION_MIN: u16 = 3;
 
 /// Chooses the version of a link.
 ///

@@ -157,11 +157,11 @@ impl World {
         let key = FlowKey(id);
         edge.flows.insert(key, id);
         let budget = budget();
-        let receiving = Receiving::new(Window::open(&budget).expect("room for one"), &budget);
+        let receiving = Receiving::new(Window::open(&budget).expect("room for one"), &budget, Arc::default());
         let core_ref = &self.cores[core];
         let holder = core_ref.holder(edge);
         let neighbours = Neighbours::new(Arc::clone(&core_ref.holders), holder);
-        let minter = Minter { naming: Arc::clone(&core_ref.naming), neighbours };
+        let minter = Minter { naming: Arc::clone(&core_ref.naming), neighbours, numbers: Arc::default() };
         let sending = Sending::new(Some(minter), &core_ref.budget, 1 << 20, receiving.credit(), now);
         let (life, round_trip) = (edge.life(), edge.round_trip);
         let flow = Flow {
@@ -211,7 +211,7 @@ impl World {
         let mut frames = Vec::new();
         while let Some(frame) = flow.sending.as_mut().and_then(Sending::poll_frame) {
             match &frame {
-                Frame::Data(reference, bytes) => {
+                Frame::Data { reference, bytes, .. } => {
                     self.truth.wan_bytes += bytes.len();
                     self.truth.give(edge, *reference);
                 }

@@ -55,14 +55,14 @@ impl Node {
             let naming = Naming { current: ServerSecret::new([7; 32]), older: None };
             let edge = site.holders.of(NodeId([1; 32]), &"lisbon".parse().unwrap()).unwrap();
             let neighbours = Neighbours::new(Arc::clone(&site.holders), edge);
-            Minter { naming: Arc::new(RwLock::new(naming)), neighbours }
+            Minter { naming: Arc::new(RwLock::new(naming)), neighbours, numbers: Arc::default() }
         });
         let window = Window::open(&budget).unwrap();
         Self {
             shim: Detecting::new(),
             sends,
             sending: Sending::new(minter, &budget, 1 << 20, CREDIT_BASE, now),
-            receiving: Receiving::new(window, &budget),
+            receiving: Receiving::new(window, &budget, Arc::default()),
             budget,
             frames: VecDeque::new(),
             reports: VecDeque::new(),

@@ -10,8 +10,8 @@ use nom::{IResult, Parser};
 
 use super::{
     ADDRESSES_MAX, BLOCK_BYTES_MAX, DialStatus, Digest, FETCH_NUMBERS_MAX, Frame, FrameError, HEADER_BYTES,
-    KeyId, LITERAL_BYTES_MAX, Named, OlderKey, PAYLOAD_BYTES_MAX, REKEY_BLOCKS_MAX, Reference, Referral,
-    Refusal, Secret,
+    KeyId, LITERAL_BYTES_MAX, Named, OlderKey, PAYLOAD_BYTES_MAX, REFERENCE_BYTES, REKEY_BLOCKS_MAX,
+    RUN_BLOCKS_MAX, Reference, Referral, Refusal, SEAL_SPANS_MAX, SealSpan, Secret,
 };
 use crate::NodeId;
 
@@ -39,7 +39,11 @@ impl<'a> Frame<&'a [u8]> {
     pub fn map<B>(self, own: impl FnOnce(&'a [u8]) -> B) -> Frame<B> {
         match self {
             Self::Literal(bytes) => Frame::Literal(own(bytes)),
-            Self::Data(reference, bytes) => Frame::Data(reference, own(bytes)),
+            Self::Data { reference, number, bytes } => Frame::Data { reference, number, bytes: own(bytes) },
+            Self::PackedLiteral { len, bytes } => Frame::PackedLiteral { len, bytes: own(bytes) },
+            Self::PackedData { reference, number, bytes } => {
+                Frame::PackedData { reference, number, bytes: own(bytes) }
+            }
             Self::Block(number, bytes) => Frame::Block(number, own(bytes)),
             Self::Hello { version_min, version_max, store, stores, shares, asks } => {
                 Frame::Hello { version_min, version_max, store, stores, shares, asks }
@@ -55,7 +59,12 @@ impl<'a> Frame<&'a [u8]> {
             Self::Opened { status, credit } => Frame::Opened { status, credit },
             Self::Keys { key, older } => Frame::Keys { key, older },
             Self::Reached(addresses) => Frame::Reached(addresses),
-            Self::Ref { reference, older, skip, len } => Frame::Ref { reference, older, skip, len },
+            Self::Ref { reference, number, older, skip, len } => {
+                Frame::Ref { reference, number, older, skip, len }
+            }
+            Self::Seal { reference, number, spans } => Frame::Seal { reference, number, spans },
+            Self::Run { first, count } => Frame::Run { first, count },
+            Self::Slice { number, skip, len } => Frame::Slice { number, skip, len },
             Self::Fin => Frame::Fin,
             Self::Reset => Frame::Reset,
             Self::Release(credit) => Frame::Release(credit),
@@ -72,7 +81,11 @@ impl<B: AsRef<[u8]>> Frame<B> {
     /// Returns the bytes of content or literal that end the frame; they follow what [`Frame::encode_head`] writes.
     pub fn payload(&self) -> Option<&B> {
         match self {
-            Self::Literal(bytes) | Self::Data(_, bytes) | Self::Block(_, bytes) => Some(bytes),
+            Self::Literal(bytes)
+            | Self::Data { bytes, .. }
+            | Self::PackedLiteral { bytes, .. }
+            | Self::PackedData { bytes, .. }
+            | Self::Block(_, bytes) => Some(bytes),
             Self::Hello { .. }
             | Self::Welcome { .. }
             | Self::Refuse(_)
@@ -80,6 +93,9 @@ impl<B: AsRef<[u8]>> Frame<B> {
             | Self::Open { .. }
             | Self::Opened { .. }
             | Self::Ref { .. }
+            | Self::Seal { .. }
+            | Self::Run { .. }
+            | Self::Slice { .. }
             | Self::Fin
             | Self::Reset
             | Self::Release(_)
@@ -136,8 +152,9 @@ impl<B: AsRef<[u8]>> Frame<B> {
                 OPENED
             }
             Self::Literal(_) => LITERAL,
-            Self::Data(reference, _) => {
+            Self::Data { reference, number, bytes: _ } => {
                 encode_reference(reference, out);
+                out.extend_from_slice(&number.to_be_bytes());
                 DATA
             }
             Self::Keys { key, older } => {
@@ -153,8 +170,9 @@ impl<B: AsRef<[u8]>> Frame<B> {
                 encode_addresses(addresses, out);
                 REACHED
             }
-            Self::Ref { reference, older, skip, len } => {
+            Self::Ref { reference, number, older, skip, len } => {
                 encode_reference(reference, out);
+                out.extend_from_slice(&number.to_be_bytes());
                 out.extend_from_slice(&skip.to_be_bytes());
                 out.extend_from_slice(&len.to_be_bytes());
                 if let Some(older) = older {
@@ -162,6 +180,32 @@ impl<B: AsRef<[u8]>> Frame<B> {
                     out.extend_from_slice(&older.secret.0);
                 }
                 if older.is_some() { REF_OLDER } else { REF }
+            }
+            Self::Seal { reference, number, spans } => {
+                encode_reference(reference, out);
+                out.extend_from_slice(&number.to_be_bytes());
+                encode_spans(spans, out);
+                SEAL
+            }
+            Self::Run { first, count } => {
+                out.extend_from_slice(&first.to_be_bytes());
+                out.extend_from_slice(&count.to_be_bytes());
+                RUN
+            }
+            Self::Slice { number, skip, len } => {
+                out.extend_from_slice(&number.to_be_bytes());
+                out.extend_from_slice(&skip.to_be_bytes());
+                out.extend_from_slice(&len.to_be_bytes());
+                SLICE
+            }
+            Self::PackedLiteral { len, bytes: _ } => {
+                out.extend_from_slice(&len.to_be_bytes());
+                PACKED_LITERAL
+            }
+            Self::PackedData { reference, number, bytes: _ } => {
+                encode_reference(reference, out);
+                out.extend_from_slice(&number.to_be_bytes());
+                PACKED_DATA
             }
             Self::Fin => FIN,
             Self::Reset => RESET,
@@ -239,7 +283,12 @@ const REF: u8 = 0x14;
 const FIN: u8 = 0x15;
 const RESET: u8 = 0x16;
 const RELEASE: u8 = 0x17;
+const SEAL: u8 = 0x18;
 const REF_OLDER: u8 = 0x19;
+const RUN: u8 = 0x1a;
+const SLICE: u8 = 0x1b;
+const PACKED_LITERAL: u8 = 0x1c;
+const PACKED_DATA: u8 = 0x1d;
 const FETCH: u8 = 0x20;
 const BLOCK: u8 = 0x21;
 const GONE: u8 = 0x22;
@@ -250,14 +299,18 @@ const REKEYED: u8 = 0x25;
 fn payload_bytes_max(kind: u8) -> Option<usize> {
     match kind {
         LITERAL => Some(LITERAL_BYTES_MAX),
+        // What is compressed is shorter than what it was.
+        PACKED_LITERAL => Some(4 + LITERAL_BYTES_MAX - 1),
         DATA => Some(PAYLOAD_BYTES_MAX),
+        PACKED_DATA => Some(PAYLOAD_BYTES_MAX - 1),
+        SEAL => Some(REFERENCE_BYTES + 8 + 1 + SEAL_SPAN_BYTES * SEAL_SPANS_MAX),
         BLOCK => Some(8 + BLOCK_BYTES_MAX),
         FETCH => Some(8 + 1 + 2 + 8 * FETCH_NUMBERS_MAX),
         REFER => Some(32 + 4 + 1 + ADDRESS_BYTES_MAX * ADDRESSES_MAX + 2 + 8 * FETCH_NUMBERS_MAX),
         REKEY => Some(8 + 2 + 64 * REKEY_BLOCKS_MAX),
         REKEYED => Some(8 + 2 + 64 * REKEY_BLOCKS_MAX),
-        HELLO | WELCOME | REFUSE | PROGRESS | KEYS | REACHED | OPEN | OPENED | REF | REF_OLDER | FIN
-        | RESET | RELEASE | GONE => Some(256),
+        HELLO | WELCOME | REFUSE | PROGRESS | KEYS | REACHED | OPEN | OPENED | REF | REF_OLDER | RUN
+        | SLICE | FIN | RESET | RELEASE | GONE => Some(256),
         _ => None,
     }
 }
@@ -292,25 +345,51 @@ fn payload_of(kind: u8, input: &[u8]) -> IResult<&[u8], Frame<&[u8]>> {
         .parse(input),
         LITERAL => map(verify(rest, |bytes: &[u8]| !bytes.is_empty()), Frame::Literal).parse(input),
         DATA => map(
-            verify((reference, rest), |(reference, bytes): &(Reference, &[u8])| {
+            verify((reference, be_u64, rest), |(reference, _, bytes): &(Reference, u64, &[u8])| {
                 reference.len as usize == bytes.len()
             }),
-            |(reference, bytes)| Frame::Data(reference, bytes),
+            |(reference, number, bytes)| Frame::Data { reference, number, bytes },
         )
+        .parse(input),
+        PACKED_LITERAL => map_opt((be_u32, rest), |(len, bytes): (u32, &[u8])| {
+            let packs = len as usize <= LITERAL_BYTES_MAX && packs(bytes, len);
+            packs.then_some(Frame::PackedLiteral { len, bytes })
+        })
+        .parse(input),
+        PACKED_DATA => map_opt((reference, be_u64, rest), |(reference, number, bytes): (_, _, &[u8])| {
+            packs(bytes, reference.len).then_some(Frame::PackedData { reference, number, bytes })
+        })
         .parse(input),
         KEYS => map((map(array, KeyId), older_key), |(key, older)| Frame::Keys { key, older }).parse(input),
         REACHED => map(addresses, Frame::Reached).parse(input),
-        REF => map_opt((reference, be_u32, be_u32), |(reference, skip, len)| {
-            is_slice(&reference, skip, len).then_some(Frame::Ref { reference, older: None, skip, len })
+        REF => map(slice_of_reference, |(reference, number, skip, len)| Frame::Ref {
+            reference,
+            number,
+            older: None,
+            skip,
+            len,
         })
         .parse(input),
         REF_OLDER => {
-            map_opt((reference, be_u32, be_u32, array, array), |(reference, skip, len, key, secret)| {
+            map((slice_of_reference, array, array), |((reference, number, skip, len), key, secret)| {
                 let older = Some(Named { key: KeyId(key), secret: Secret(secret) });
-                is_slice(&reference, skip, len).then_some(Frame::Ref { reference, older, skip, len })
+                Frame::Ref { reference, number, older, skip, len }
             })
             .parse(input)
         }
+        SEAL => map_opt((reference, be_u64, spans), |(reference, number, spans)| {
+            let whole = spans.iter().map(|span| u64::from(span.len)).sum::<u64>() == u64::from(reference.len);
+            whole.then_some(Frame::Seal { reference, number, spans })
+        })
+        .parse(input),
+        RUN => map_opt((be_u64, count_to(RUN_BLOCKS_MAX)), |(first, count)| {
+            first.checked_add(u64::from(count)).map(|_| Frame::Run { first, count })
+        })
+        .parse(input),
+        SLICE => map_opt((be_u64, be_u32, be_u32), |(number, skip, len)| {
+            is_slice(BLOCK_BYTES_MAX as u32, skip, len).then_some(Frame::Slice { number, skip, len })
+        })
+        .parse(input),
         FIN => Ok((input, Frame::Fin)),
         RESET => Ok((input, Frame::Reset)),
         RELEASE => map(be_u64, Frame::Release).parse(input),
@@ -344,8 +423,30 @@ fn payload_of(kind: u8, input: &[u8]) -> IResult<&[u8], Frame<&[u8]>> {
     }
 }
 
-fn is_slice(reference: &Reference, skip: u32, len: u32) -> bool {
-    len > 0 && skip.checked_add(len).is_some_and(|end| end <= reference.len)
+/// A reference with its number and a slice of its block.
+fn slice_of_reference(input: &[u8]) -> IResult<&[u8], (Reference, u64, u32, u32)> {
+    verify((reference, be_u64, be_u32, be_u32), |(reference, _, skip, len)| {
+        is_slice(reference.len, *skip, *len)
+    })
+    .parse(input)
+}
+
+fn is_slice(block_len: u32, skip: u32, len: u32) -> bool {
+    len > 0 && skip.checked_add(len).is_some_and(|end| end <= block_len)
+}
+
+/// Who compresses does so only where it helps.
+fn packs(bytes: &[u8], len: u32) -> bool {
+    !bytes.is_empty() && bytes.len() < len as usize
+}
+
+fn spans(input: &[u8]) -> IResult<&[u8], Vec<SealSpan>> {
+    let span = map_opt((be_u64, be_u32), |(offset, len)| {
+        let ends = len > 0 && offset.checked_add(u64::from(len)).is_some();
+        ends.then_some(SealSpan { offset, len })
+    });
+    length_count(verify(be_u8, |count| (1..=SEAL_SPANS_MAX).contains(&usize::from(*count))), span)
+        .parse(input)
 }
 
 fn older_key(input: &[u8]) -> IResult<&[u8], Option<OlderKey>> {
@@ -419,6 +520,14 @@ fn encode_addresses(addresses: &[SocketAddr], out: &mut Vec<u8>) {
     addresses.iter().for_each(|address| encode_address(address, out));
 }
 
+fn encode_spans(spans: &[SealSpan], out: &mut Vec<u8>) {
+    out.push(u8::try_from(spans.len()).expect("at most SEAL_SPANS_MAX"));
+    for span in spans {
+        out.extend_from_slice(&span.offset.to_be_bytes());
+        out.extend_from_slice(&span.len.to_be_bytes());
+    }
+}
+
 fn encode_address(address: &SocketAddr, out: &mut Vec<u8>) {
     match address.ip() {
         IpAddr::V4(ip) => {
@@ -435,6 +544,9 @@ fn encode_address(address: &SocketAddr, out: &mut Vec<u8>) {
 
 /// An address of IPv6 with its family and port.
 const ADDRESS_BYTES_MAX: usize = 1 + 16 + 2;
+
+/// A span of a SEAL.
+const SEAL_SPAN_BYTES: usize = 8 + 4;
 
 #[cfg(test)]
 mod tests {
@@ -473,17 +585,78 @@ mod tests {
     #[test]
     fn a_slice_outside_its_block_is_refused() {
         let mut bytes = Vec::new();
-        let frame =
-            Frame::<Vec<u8>>::Ref { reference: sample_reference(100), older: None, skip: 60, len: 41 };
-        frame.encode(&mut bytes);
+        let reference = sample_reference(100);
+        Frame::<Vec<u8>>::Ref { reference, number: 0, older: None, skip: 60, len: 41 }.encode(&mut bytes);
         assert_eq!(Frame::decode(&bytes), Err(FrameError::Malformed(REF)));
+        for (skip, len) in [(0, 0), (BLOCK_BYTES_MAX as u32, 1), (1, BLOCK_BYTES_MAX as u32), (u32::MAX, 2)] {
+            refused(Frame::Slice { number: 1, skip, len }, SLICE);
+        }
+    }
+
+    #[test]
+    fn a_run_has_blocks_and_its_numbers_an_end() {
+        let most = RUN_BLOCKS_MAX as u16;
+        for (first, count) in [(1, 0), (1, most + 1), (u64::MAX - 1, 2), (u64::MAX, 1)] {
+            refused(Frame::Run { first, count }, RUN);
+        }
+    }
+
+    #[test]
+    fn a_seal_that_is_not_as_long_as_its_block_is_refused() {
+        let span = |offset, len| SealSpan { offset, len };
+        let wrong = [
+            vec![],
+            vec![span(0, 99)],
+            vec![span(0, 50), span(70, 51)],
+            vec![span(0, 100), span(200, 0)],
+            vec![span(u64::MAX - 99, 100)],
+            vec![span(0, u32::MAX), span(9, 101)],
+        ];
+        for spans in wrong {
+            refused(Frame::Seal { reference: sample_reference(100), number: 0, spans }, SEAL);
+        }
+        let (reference, one) = (sample_reference(1 + SEAL_SPANS_MAX as u32), span(0, 1));
+        let mut bytes = Vec::new();
+        Frame::<Vec<u8>>::Seal { reference, number: 0, spans: vec![one; 1 + SEAL_SPANS_MAX] }
+            .encode(&mut bytes);
+        assert!(matches!(Frame::decode(&bytes), Err(FrameError::TooLong { kind: SEAL, .. })));
+    }
+
+    #[test]
+    fn what_compression_made_longer_is_refused() {
+        for (len, bytes) in [(4, 4), (4, 0), (0, 0), (LITERAL_BYTES_MAX + 1, 9), (u32::MAX as usize, 9)] {
+            let bytes = vec![7; bytes];
+            refused(Frame::PackedLiteral { len: u32::try_from(len).unwrap(), bytes }, PACKED_LITERAL);
+        }
+        for len in [0, 100, 101] {
+            let (reference, bytes) = (sample_reference(100), vec![7; len]);
+            refused(Frame::PackedData { reference, number: 0, bytes }, PACKED_DATA);
+        }
+    }
+
+    #[test]
+    fn the_longest_frames_are_taken() {
+        let reference = sample_reference(BLOCK_BYTES_MAX as u32);
+        let span =
+            |n: usize| SealSpan { offset: n as u64 * 5000, len: (BLOCK_BYTES_MAX / SEAL_SPANS_MAX) as u32 };
+        let longest = [
+            Frame::Data { reference, number: u64::MAX, bytes: vec![1; BLOCK_BYTES_MAX] },
+            Frame::PackedData { reference, number: u64::MAX, bytes: vec![1; BLOCK_BYTES_MAX - 1] },
+            Frame::PackedLiteral { len: LITERAL_BYTES_MAX as u32, bytes: vec![1; LITERAL_BYTES_MAX - 1] },
+            Frame::Seal { reference, number: u64::MAX, spans: (0..SEAL_SPANS_MAX).map(span).collect() },
+        ];
+        for frame in longest {
+            let mut bytes = Vec::new();
+            frame.encode(&mut bytes);
+            let (decoded, _) = Frame::decode(&bytes).unwrap().expect("the frame is complete");
+            assert!(decoded.map(<[u8]>::to_vec) == frame);
+        }
     }
 
     #[test]
     fn data_whose_length_is_not_its_references_is_refused() {
-        let mut bytes = Vec::new();
-        Frame::Data(sample_reference(4), b"five!".to_vec()).encode(&mut bytes);
-        assert_eq!(Frame::decode(&bytes), Err(FrameError::Malformed(DATA)));
+        let bytes = b"five!".to_vec();
+        refused(Frame::Data { reference: sample_reference(4), number: 0, bytes }, DATA);
     }
 
     proptest! {
@@ -504,6 +677,13 @@ mod tests {
                 prop_assert_eq!(same, frame);
             }
         }
+    }
+
+    #[track_caller]
+    fn refused(frame: Frame<Vec<u8>>, kind: u8) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        assert_eq!(Frame::decode(&bytes), Err(FrameError::Malformed(kind)), "{frame:?}");
     }
 
     fn sample_reference(len: u32) -> Reference {
@@ -529,10 +709,20 @@ mod tests {
             Frame::Open { flow: 1, client: v4, server: v6, credit: 65_536 },
             Frame::Opened { status: DialStatus::Refused, credit: 4 },
             Frame::Literal(b"abc".to_vec()),
-            Frame::Data(sample_reference(3), b"abc".to_vec()),
-            Frame::Ref { reference: sample_reference(100), older: None, skip: 60, len: 40 },
+            Frame::Data { reference: sample_reference(3), number: 9, bytes: b"abc".to_vec() },
+            Frame::PackedLiteral { len: 50, bytes: b"abc".to_vec() },
+            Frame::PackedData { reference: sample_reference(50), number: 9, bytes: b"abc".to_vec() },
+            Frame::Ref { reference: sample_reference(100), number: 7, older: None, skip: 60, len: 40 },
+            Frame::Seal {
+                reference: sample_reference(100),
+                number: 11,
+                spans: vec![SealSpan { offset: 1 << 40, len: 60 }, SealSpan { offset: 5, len: 40 }],
+            },
+            Frame::Run { first: 1 << 50, count: 256 },
+            Frame::Slice { number: 1 << 50, skip: 9, len: 100 },
             Frame::Ref {
                 reference: sample_reference(100),
+                number: u64::MAX,
                 older: Some(Named { key: KeyId([7; 8]), secret: Secret([8; 32]) }),
                 skip: 0,
                 len: 100,
