@@ -21,14 +21,16 @@ mod naming;
 
 use self::naming::CoreNaming;
 
-use crate::addr::ServerAddr;
+use crate::addr::{NodeId, ServerAddr};
 use crate::budget::Budget;
 use crate::config::{AllowServers, Config};
 use crate::drain::Tasks;
 use crate::fault::{FlowRefusal, Once};
 use crate::fetch::Blocks;
+use crate::flow::minter::Minter;
 use crate::flow::receiving::Receiving;
-use crate::flow::sending::{Minter, Sending};
+use crate::flow::sending::Sending;
+use crate::flow::terms::{Entitlement, Terms};
 use crate::flow::window::Window;
 use crate::flow::{End, Flow};
 use crate::metrics::Metrics;
@@ -89,7 +91,8 @@ pub fn start(
         flow_permits: Arc::new(Semaphore::new(config.limits.flows as usize)),
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
-        blocks: Blocks::of(Store::memory_only(0, Metrics::new().store)),
+        own: identity.identity().id,
+        store: Store::memory_only(config.store.memory.as_u64(), Metrics::new().store),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
     });
@@ -130,8 +133,10 @@ pub struct Core {
     pub budget: Budget,
     /// Limit of retained bytes of one flow.
     pub retain_bytes_max: u64,
-    /// Where blocks of uploads would be found; a core keeps none.
-    pub blocks: Blocks,
+    /// This node.
+    own: NodeId,
+    /// What went through this core, so that uploads can refer to it.
+    pub store: Store,
     /// Counts.
     pub metrics: Metrics,
     /// Where connections and links run.
@@ -142,6 +147,8 @@ pub struct Core {
 struct Peer {
     identity: PeerIdentity,
     holder: Arc<Holder>,
+    /// The core's store, and what it does not have from this edge.
+    blocks: Blocks,
 }
 
 /// Serves edges until the endpoint is closed.
@@ -246,7 +253,9 @@ impl Core {
     fn identify(&self, connection: &Connection) -> Result<Peer, Refusal> {
         let identity = identity_of(connection)?;
         let holder = self.holders.of(identity.id, &identity.site).ok_or(Refusal::TooManyEdges)?;
-        Ok(Peer { identity, holder })
+        let (metrics, tasks) = (self.metrics.clone(), &self.tasks.links);
+        let blocks = Blocks::of_uploads(self.own, self.store.clone(), metrics, tasks);
+        Ok(Peer { identity, holder, blocks })
     }
 
     fn handle_stream(
@@ -341,23 +350,24 @@ impl Core {
         };
         stream.permit = Some(permit);
         let _dialled = leg.local_addr().ok().map(|local| self.dialled.add(local));
-        let receiving = Receiving::new(window, &self.budget, link.numbered());
+        let entitlement = Entitlement { naming: self.naming.naming(), holder: Arc::clone(&edge.holder) };
+        let receiving = Receiving::new(window, &self.budget, link.numbered()).on(Terms::OfEdge(entitlement));
         let opened = Frame::<Bytes>::Opened { status: DialStatus::Connected, credit: receiving.credit() };
         let mut bytes = Vec::new();
         opened.encode(&mut bytes);
         stream.send.write_all(&bytes).await?;
         let neighbours = Neighbours::new(Arc::clone(&self.holders), Arc::clone(&edge.holder));
-        let minter = Minter { naming: self.naming.naming(), neighbours, numbers: link.numbers() };
+        let minter = Minter::Core { naming: self.naming.naming(), neighbours, numbers: link.numbers() };
         let flow = Flow {
             stream,
-            fetches: self.blocks.flow(link.clone(), port.flow()),
+            fetches: edge.blocks.flow(link.clone(), port.flow()),
             port,
             sending: Sending::new(Some(minter), &self.budget, self.retain_bytes_max, credit, Instant::now()),
             receiving,
             shim: Box::new(Detecting::new()),
             sends: Direction::ToClient,
             unopened: None,
-            blocks: self.blocks.clone(),
+            blocks: edge.blocks.clone(),
             metrics: self.metrics.clone(),
         };
         match flow.run(&mut leg).instrument(span).await {

@@ -27,7 +27,7 @@ pub mod plan;
 
 use self::plan::{Action, CoreAnswer, EntryId, FlowKey, Plan, Want};
 use crate::addr::NodeId;
-use crate::block::{Block, KeyId, Reference, Tag, tag};
+use crate::block::{Block, KeyId, Named, Reference, ServerSecret, Tag, tag};
 use crate::discovery::{self, Discovery};
 use crate::drain::Drain;
 use crate::fault::GetOutcome;
@@ -54,6 +54,8 @@ pub struct Lan {
 #[derive(Clone)]
 pub struct Blocks {
     store: Store,
+    /// Names what this edge's clients uploaded, in its own store and nowhere else.
+    own: Option<ServerSecret>,
     fetcher: Option<Fetcher>,
 }
 
@@ -114,7 +116,7 @@ impl Blocks {
     /// Makes the blocks of a node that has its store alone.
     #[must_use]
     pub fn of(store: Store) -> Self {
-        Self { store, fetcher: None }
+        Self { store, own: None, fetcher: None }
     }
 
     /// Starts the task of a core that fetches from one edge what its uploads refer to. It ends with the last handle.
@@ -170,7 +172,13 @@ impl Blocks {
         tasks.spawn("fetcher", owner.run(events, answers, core_answers));
         let next_flow = Arc::new(AtomicU64::new(0));
         let fetcher = Fetcher { inbox, lan, wanted, next_flow, tasks: tasks.clone() };
-        Self { store, fetcher: Some(fetcher) }
+        Self { store, own: None, fetcher: Some(fetcher) }
+    }
+
+    /// Finds what clients uploaded too, which the store has under a secret of its own.
+    #[must_use]
+    pub fn with_uploads(self, own: ServerSecret) -> Self {
+        Self { own: Some(own), ..self }
     }
 
     /// Returns the block if it is in memory.
@@ -179,9 +187,25 @@ impl Blocks {
         self.store.get_now(&want.reference)
     }
 
-    /// Returns the block if the store has it, under its name or its older one.
+    /// Returns the block if the store has it: under its name, its older one, or as an upload.
     pub async fn find(&self, want: &Want) -> Option<Block> {
-        find(&self.store, want).await
+        if let Some(block) = self.store.get(&want.reference).await {
+            return Some(block);
+        }
+        let own = self.own.as_ref().map(|own| own.name(&want.reference.digest));
+        for named in want.older.into_iter().chain(own) {
+            if let Some(block) = self.find_under(want, named).await {
+                return Some(block);
+            }
+        }
+        None
+    }
+
+    async fn find_under(&self, want: &Want, named: Named) -> Option<Block> {
+        let other = want.reference.under(named);
+        let block = self.store.get(&other).await?.under(want.reference)?;
+        self.store.adopt(&other, &want.reference);
+        Some(block)
     }
 
     /// Keeps a block that came, for this node's flows and for peers.
@@ -210,16 +234,6 @@ fn keep(store: &Store, lan: Option<&Lan>, block: Block) {
     if let Some(lan) = lan {
         lan.waiting.handle_block(&block);
     }
-}
-
-async fn find(store: &Store, want: &Want) -> Option<Block> {
-    if let Some(block) = store.get(&want.reference).await {
-        return Some(block);
-    }
-    let older = want.reference.under(want.older?);
-    let block = store.get(&older).await?.under(want.reference)?;
-    store.adopt(&older, &want.reference);
-    Some(block)
 }
 
 impl FlowFetches {

@@ -66,6 +66,8 @@ pub struct Metrics {
     pub memory_limit_bytes: IntGauge,
     /// Blocks whose bytes did not match their reference, from any source.
     pub wrong_blocks: IntCounter,
+    /// References of edges that had no right to their block.
+    pub refused_references: IntCounter,
     /// What the store counts.
     pub store: StoreMetrics,
     /// What discovery and transfer between peers count.
@@ -327,6 +329,11 @@ impl Metrics {
                 r,
                 "wanigan_wrong_blocks_total",
                 "Blocks whose bytes did not match their reference.",
+            ),
+            refused_references: counter(
+                r,
+                "wanigan_refused_references_total",
+                "References of edges that had no right to their block. Nothing of it reached a server; the flow was reset.",
             ),
             store: StoreMetrics {
                 bytes: gauge(r, "wanigan_store_bytes", "Bytes of the store's segment files."),

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use wanigan_parsers::wan::{DialStatus, FETCH_NUMBERS_MAX, Frame};
 
 use super::sending::frame_cost;
+use super::terms::{NotEntitled, Terms};
 use super::window::{Overrun, Window};
 use crate::block::{Block, Named, Reference, WrongBlock};
 use crate::budget::{Budget, Reservation};
@@ -84,6 +85,9 @@ pub enum Violation {
     /// Sender: one number for two references.
     #[error(transparent)]
     NumberTaken(#[from] NumberTaken),
+    /// Sender: an edge that knows a digest and no more.
+    #[error(transparent)]
+    NotEntitled(#[from] NotEntitled),
     /// Sender: it does not have what it referred to.
     #[error("reference {0} can be resolved by nobody")]
     Unresolved(u64),
@@ -93,6 +97,7 @@ pub enum Violation {
 #[derive(Debug)]
 pub struct Receiving {
     window: Window,
+    terms: Terms,
     numbered: Arc<Numbered>,
     queue: VecDeque<Item>,
     /// Memory of resolved references that wait for their turn.
@@ -157,6 +162,7 @@ impl Receiving {
     pub fn new(window: Window, budget: &Budget, numbered: Arc<Numbered>) -> Self {
         Self {
             window,
+            terms: Terms::default(),
             numbered,
             queue: VecDeque::new(),
             reservation: budget.reserve(0).expect("nothing always fits"),
@@ -172,6 +178,12 @@ impl Receiving {
             grant: None,
             finished: false,
         }
+    }
+
+    /// Takes references on other terms than a core's word.
+    #[must_use]
+    pub fn on(self, terms: Terms) -> Self {
+        Self { terms, ..self }
     }
 
     /// Returns the credit for OPEN or OPENED.
@@ -193,13 +205,15 @@ impl Receiving {
             Frame::Opened { status, credit: _ } => self.outputs.push_back(Output::Opened(status)),
             Frame::Literal(bytes) => self.queue.push_back(Item::Literal(bytes)),
             Frame::Data { reference, number, bytes } => {
-                let block = Block::verify(reference, bytes)?;
-                self.numbered.insert(number, reference, None)?;
+                let block = self.terms.take(Block::verify(reference, bytes)?);
+                self.numbered.insert(number, *block.reference(), None)?;
                 self.blocks += 1;
                 self.queue.push_back(Item::Data(block.bytes().clone()));
                 self.outputs.push_back(Output::Store(block));
             }
             Frame::Ref { reference, number, older, skip, len } => {
+                // Before anything else: to look it up is to use it.
+                let (reference, older) = self.terms.admit(reference, older)?;
                 self.numbered.insert(number, reference, older)?;
                 self.queue.push_back(Item::Ref(Ref {
                     wanted: Wanted { number: self.next_number, reference, older },

@@ -1,7 +1,7 @@
 //! The sending half of a flow: bytes of the local leg in, frames for the link out. No I/O.
 //!
 //! A shim's spans go through the splitter; each block then becomes a REF, if the other side has it or can get it from
-//! a neighbour, or DATA. Which of the two is decided at the moment it is sent, so that of several flows that read the
+//! a neighbour (`minter.rs`), or DATA. Which of the two is decided at the moment it is sent, so that of several flows that read the
 //! same new file only one sends each block. The bytes behind a REF are retained until the other side acknowledged it:
 //! they cannot be read again, since we have no credentials at the server.
 //!
@@ -10,22 +10,20 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use wanigan_parsers::wan::Frame;
 
+use super::minter::Minter;
 use super::window::CREDIT_BASE;
 use crate::addr::NodeId;
 use crate::block::split::{CELL_BYTES, Piece, Splitter};
-use crate::block::{Block, Digest, Named, Naming};
+use crate::block::{Block, Digest, Named};
 use crate::budget::{Budget, Reservation};
 use crate::fault::OpaqueReason;
-use crate::referral::Neighbours;
 use crate::shim::Span;
 use crate::wan::FetchAnswer;
-use crate::wan::numbering::Numbers;
 
 /// How long a flow is idle before it gives back credit it does not need.
 const IDLE: Duration = Duration::from_secs(1);
@@ -39,17 +37,6 @@ const PUSH_AFTER_MISS_MAX: u32 = 4096;
 /// Referrals that may lead to nothing, one after the other, before blocks go as DATA.
 const REFERRALS_FAILED_MAX: u32 = 64;
 
-/// What makes references: present where the content server's answers arrive.
-#[derive(Debug)]
-pub struct Minter {
-    /// The core's server secrets.
-    pub naming: Arc<RwLock<Naming>>,
-    /// What the edge at the other side and its neighbours were sent.
-    pub neighbours: Neighbours,
-    /// The link's numbers for references.
-    pub numbers: Arc<Numbers>,
-}
-
 /// The sending half of one flow.
 #[derive(Debug)]
 pub struct Sending {
@@ -61,6 +48,8 @@ pub struct Sending {
     /// Blocks sent as DATA of which the other side has not said that it took them, and how many it did say.
     on_the_way: VecDeque<Digest>,
     taken: u64,
+    /// Blocks that this node is to keep.
+    kept: VecDeque<Block>,
     reservation: Reservation,
     retain_bytes_max: u64,
     /// Number of the oldest retained reference; all before it are acknowledged.
@@ -113,6 +102,7 @@ impl Sending {
             retained: VecDeque::new(),
             on_the_way: VecDeque::new(),
             taken: 0,
+            kept: VecDeque::new(),
             reservation: budget.reserve(0).expect("nothing always fits"),
             retain_bytes_max,
             resolved: 0,
@@ -165,8 +155,8 @@ impl Sending {
             self.reservation.shrink(retained.block.bytes().len() as u64);
             self.resolved += 1;
             if let Some(minter) = &self.minter {
-                let (record, digest) = (minter.neighbours.record(), &retained.block.reference().digest);
-                if retained.fetched { record.handle_received(digest) } else { record.learn(digest) }
+                let digest = &retained.block.reference().digest;
+                if retained.fetched { minter.handle_taken(digest) } else { minter.handle_resolved(digest) }
             }
             if retained.referred.is_some() && !retained.fetched {
                 self.failed_referrals = 0;
@@ -176,7 +166,7 @@ impl Sending {
             let Some(digest) = self.on_the_way.pop_front() else { break };
             self.taken += 1;
             if let Some(minter) = &self.minter {
-                minter.neighbours.record().handle_received(&digest);
+                minter.handle_taken(&digest);
             }
         }
     }
@@ -189,24 +179,22 @@ impl Sending {
             return FetchAnswer::Gone;
         };
         let digest = retained.block.reference().digest;
+        let mut alone = refer;
         if let Some(minter) = &mut self.minter {
-            if refer && let Some(referral) = minter.neighbours.refer(&digest) {
+            if let Some(referral) = minter.refer(&digest, refer) {
                 retained.referred = Some(referral.node);
                 return FetchAnswer::Refer(referral);
             }
-            if let Some(node) = retained.referred.take() {
-                minter.neighbours.forget(node, &digest);
-            }
-            let record = minter.neighbours.record();
-            record.forget(&digest);
+            minter.handle_missed(&digest, retained.referred.take());
             if !retained.fetched {
                 retained.fetched = true;
-                record.handle_sent(&digest);
+                minter.handle_sent(&digest);
             }
+            alone |= !minter.refers();
         }
-        self.failed_referrals += u32::from(!refer);
+        self.failed_referrals += u32::from(!alone);
         // Who has neighbours with the blocks gets more of them there, unless that fails again and again.
-        if refer || self.failed_referrals > REFERRALS_FAILED_MAX {
+        if alone || self.failed_referrals > REFERRALS_FAILED_MAX {
             self.failed_referrals = 0;
             if self.pushing == 0 {
                 self.push_length = (self.push_length * 2).min(PUSH_AFTER_MISS_MAX);
@@ -248,6 +236,11 @@ impl Sending {
             }
             Queued::Block(block, older) => self.send_block(block, older),
         }
+    }
+
+    /// Returns the next block of a frame that was taken which this node is to keep.
+    pub fn poll_kept(&mut self) -> Option<Block> {
+        self.kept.pop_front()
     }
 
     /// Returns opaque bytes since the last call, by reason.
@@ -292,10 +285,7 @@ impl Sending {
                 Piece::Opaque(bytes, reason) => self.pass_on(bytes, reason),
                 Piece::Content(bytes) => match &self.minter {
                     Some(minter) => {
-                        let naming = minter.naming.read().unwrap_or_else(PoisonError::into_inner);
-                        let block = naming.current.mint(bytes);
-                        let digest = &block.reference().digest;
-                        let older = naming.older.as_ref().map(|secret| secret.name(digest));
+                        let (block, older) = minter.mint(bytes);
                         self.queue.push_back(Queued::Block(block, older));
                     }
                     None => self.pass_on(bytes, OpaqueReason::NoShim),
@@ -310,23 +300,31 @@ impl Sending {
         let room = self.credit.saturating_sub(self.sent);
         let data_cost = u64::from(reference.len) + FRAME_OVERHEAD;
         let minter = self.minter.as_mut().expect("only a minter's blocks are queued");
-        let known = room >= FRAME_OVERHEAD && minter.neighbours.knows(&reference.digest);
-        if known && self.pushing == 0 && self.reservation.grow(u64::from(reference.len)) {
+        let known = if room >= FRAME_OVERHEAD { minter.known(&reference) } else { None };
+        if let Some(reference) = known
+            && self.pushing == 0
+            && self.reservation.grow(u64::from(reference.len))
+        {
             self.sent += FRAME_OVERHEAD;
             self.retained.push_back(Retained { block, referred: None, fetched: false });
-            let number = minter.numbers.assign(&reference);
+            let number = minter.introduce(&reference);
             return Some(Frame::Ref { reference, number, older, skip: 0, len: reference.len });
         }
         if room < data_cost {
             self.queue.push_front(Queued::Block(block, older));
             return None;
         }
-        self.pushing = self.pushing.saturating_sub(u32::from(known));
+        self.pushing = self.pushing.saturating_sub(u32::from(known.is_some()));
         self.sent += data_cost;
-        minter.neighbours.record().handle_sent(&reference.digest);
+        minter.handle_sent(&reference.digest);
         self.on_the_way.push_back(reference.digest);
-        let number = minter.numbers.assign(&reference);
-        Some(Frame::Data { reference, number, bytes: block.bytes().clone() })
+        let (reference, keep) = minter.in_full(&reference);
+        let number = minter.introduce(&reference);
+        let bytes = block.bytes().clone();
+        if keep {
+            self.kept.push_back(block);
+        }
+        Some(Frame::Data { reference, number, bytes })
     }
 
     fn pass_on(&mut self, mut bytes: Bytes, reason: OpaqueReason) {
@@ -342,10 +340,9 @@ impl Drop for Sending {
     /// What was on its way may never arrive.
     fn drop(&mut self) {
         let Some(minter) = &self.minter else { return };
-        let record = minter.neighbours.record();
-        self.on_the_way.iter().for_each(|digest| record.handle_lost(digest));
+        self.on_the_way.iter().for_each(|digest| minter.handle_lost(digest));
         let fetched = self.retained.iter().filter(|retained| retained.fetched);
-        fetched.for_each(|retained| record.handle_lost(&retained.block.reference().digest));
+        fetched.for_each(|retained| minter.handle_lost(&retained.block.reference().digest));
     }
 }
 
@@ -370,9 +367,11 @@ const FRAME_OVERHEAD: u64 = 160;
 mod tests {
     use prometheus::IntGauge;
 
+    use std::sync::{Arc, RwLock};
+
     use super::*;
-    use crate::block::ServerSecret;
-    use crate::referral::Holders;
+    use crate::block::{Naming, ServerSecret};
+    use crate::referral::{Holders, Neighbours};
 
     #[test]
     fn an_unknown_block_is_pushed_and_the_next_time_only_named() {
@@ -488,7 +487,8 @@ mod tests {
     fn in_the_grace_period_a_reference_has_both_names() {
         let mut sending = core_half(1 << 20);
         let older = ServerSecret::new([9; 32]);
-        sending.minter.as_ref().unwrap().naming.write().unwrap().older = Some(older.clone());
+        let Some(Minter::Core { naming, .. }) = &sending.minter else { panic!("a core's half") };
+        naming.write().unwrap().older = Some(older.clone());
         read(&mut sending, 1);
         sending.poll_frame();
         read(&mut sending, 1);
@@ -514,7 +514,8 @@ mod tests {
         holders.handle_reached(&holder, vec![([10, 1, 0, edge], 7747).into()]);
         let naming = Naming { current: ServerSecret::new([1; 32]), older: None };
         let neighbours = Neighbours::new(Arc::clone(holders), holder);
-        let minter = Minter { naming: Arc::new(RwLock::new(naming)), neighbours, numbers: Arc::default() };
+        let minter =
+            Minter::Core { naming: Arc::new(RwLock::new(naming)), neighbours, numbers: Arc::default() };
         let budget = Budget::new(budget, IntGauge::new("used", "test").unwrap());
         Sending::new(Some(minter), &budget, 16 << 20, 1 << 30, Instant::now())
     }

@@ -14,7 +14,7 @@ use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::mem;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::block::{Digest, KeyId, Named, Secret};
 
@@ -141,6 +141,37 @@ impl Known {
 
     fn with<T>(&self, call: impl FnOnce(&mut State) -> T) -> T {
         call(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What an edge may refer to on one link.
+#[derive(Debug, Clone)]
+pub struct KnownOnLink {
+    known: Arc<Known>,
+    link: u64,
+}
+
+impl KnownOnLink {
+    /// Narrows what is known at a core to one link.
+    #[must_use]
+    pub fn new(known: Arc<Known>, link: u64) -> Self {
+        Self { known, link }
+    }
+
+    /// See [`Known::learn`].
+    pub fn learn(&self, digest: &Digest, named: Option<Named>) {
+        self.known.learn(self.link, digest, named);
+    }
+
+    /// See [`Known::refer`].
+    #[must_use]
+    pub fn refer(&self, digest: &Digest) -> Option<Named> {
+        self.known.refer(self.link, digest)
+    }
+
+    /// See [`Known::forget`].
+    pub fn forget(&self, digest: &Digest) {
+        self.known.forget(digest);
     }
 }
 
