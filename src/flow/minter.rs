@@ -62,13 +62,12 @@ impl Minter {
         }
     }
 
-    /// Returns the reference that goes with a block in full, and whether this node should keep the block: the core
-    /// is the other side's source, an edge has what it uploads for whoever reads it back.
+    /// Returns the reference that goes with a block in full.
     #[must_use]
-    pub fn in_full(&self, reference: &Reference) -> (Reference, bool) {
+    pub fn in_full(&self, reference: &Reference) -> Reference {
         match self {
-            Self::Core { .. } => (*reference, false),
-            Self::Edge { .. } => (reference.under(UNNAMED), true),
+            Self::Core { .. } => *reference,
+            Self::Edge { .. } => reference.under(UNNAMED),
         }
     }
 

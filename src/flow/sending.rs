@@ -48,7 +48,7 @@ pub struct Sending {
     /// Blocks sent as DATA of which the other side has not said that it took them, and how many it did say.
     on_the_way: VecDeque<Digest>,
     taken: u64,
-    /// Blocks that this node is to keep.
+    /// Blocks for this node's own store.
     kept: VecDeque<Block>,
     reservation: Reservation,
     retain_bytes_max: u64,
@@ -238,7 +238,9 @@ impl Sending {
         }
     }
 
-    /// Returns the next block of a frame that was taken which this node is to keep.
+    /// Returns the next block that went out in full, for this node's store.
+    ///
+    /// To be called until there is none after each call of [`Sending::poll_frame`].
     pub fn poll_kept(&mut self) -> Option<Block> {
         self.kept.pop_front()
     }
@@ -318,12 +320,11 @@ impl Sending {
         self.sent += data_cost;
         minter.handle_sent(&reference.digest);
         self.on_the_way.push_back(reference.digest);
-        let (reference, keep) = minter.in_full(&reference);
+        let reference = minter.in_full(&reference);
         let number = minter.introduce(&reference);
         let bytes = block.bytes().clone();
-        if keep {
-            self.kept.push_back(block);
-        }
+        // It may come back in the other direction.
+        self.kept.push_back(block);
         Some(Frame::Data { reference, number, bytes })
     }
 
