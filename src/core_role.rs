@@ -351,7 +351,9 @@ impl Core {
         stream.permit = Some(permit);
         let _dialled = leg.local_addr().ok().map(|local| self.dialled.add(local));
         let entitlement = Entitlement { naming: self.naming.naming(), holder: Arc::clone(&edge.holder) };
-        let receiving = Receiving::new(window, &self.budget, link.numbered()).on(Terms::OfEdge(entitlement));
+        let receiving = Receiving::new(window, &self.budget, link.numbered())
+            .keeping_literals()
+            .on(Terms::OfEdge(entitlement));
         let opened = Frame::<Bytes>::Opened { status: DialStatus::Connected, credit: receiving.credit() };
         let mut bytes = Vec::new();
         opened.encode(&mut bytes);

@@ -400,8 +400,9 @@ impl Edge {
     async fn open(&self, client: ClientAddr, server: ServerAddr, way: &Way) -> Option<Flow> {
         let Way { link, known } = way;
         let window = Window::open(&self.budget)?;
-        let receiving =
-            Receiving::new(window, &self.budget, link.numbered()).on(Terms::OfRememberedCore(known.clone()));
+        let receiving = Receiving::new(window, &self.budget, link.numbered())
+            .keeping_literals()
+            .on(Terms::OfRememberedCore(known.clone()));
         let credit = receiving.credit();
         let open = |flow| Frame::Open { flow, client: client.0, server: server.0, credit };
         let (stream, port) = link.open_flow(open).await?;

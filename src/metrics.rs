@@ -68,6 +68,8 @@ pub struct Metrics {
     pub wrong_blocks: IntCounter,
     /// References of edges that had no right to their block.
     pub refused_references: IntCounter,
+    /// Seals of bytes that this node did not keep.
+    pub seals_missed: IntCounter,
     /// What the store counts.
     pub store: StoreMetrics,
     /// What discovery and transfer between peers count.
@@ -334,6 +336,11 @@ impl Metrics {
                 r,
                 "wanigan_refused_references_total",
                 "References of edges that had no right to their block. Nothing of it reached a server; the flow was reset.",
+            ),
+            seals_missed: counter(
+                r,
+                "wanigan_seals_missed_total",
+                "Blocks that crossed in pieces and were not stored, since the pieces were not kept.",
             ),
             store: StoreMetrics {
                 bytes: gauge(r, "wanigan_store_bytes", "Bytes of the store's segment files."),

@@ -137,6 +137,8 @@ const SANS_IO: &[&str] = &[
     "src/fault.rs",
     "src/flow/minter.rs",
     "src/flow/receiving.rs",
+    "src/flow/recent.rs",
+    "src/flow/retained.rs",
     "src/flow/sending.rs",
     "src/flow/terms.rs",
     "src/flow/window.rs",

@@ -71,6 +71,22 @@ impl Minter {
         }
     }
 
+    /// Returns the number by which the other side knows a reference, if it does.
+    #[must_use]
+    pub fn number(&self, reference: &Reference) -> Option<u64> {
+        match self {
+            Self::Core { numbers, .. } => numbers.find(reference),
+            // By whatever name it went: numbers are for content.
+            Self::Edge { numbers, .. } => numbers.find(&reference.under(UNNAMED)),
+        }
+    }
+
+    /// Notes that the other side knows a number.
+    pub fn confirm(&self, number: u64) {
+        let (Self::Core { numbers, .. } | Self::Edge { numbers, .. }) = self;
+        numbers.confirm(number);
+    }
+
     /// Returns the number of a reference that goes out.
     pub fn introduce(&self, reference: &Reference) -> u64 {
         match self {
@@ -78,7 +94,6 @@ impl Minter {
                 neighbours.handle_named(&reference.digest);
                 numbers.assign(reference)
             }
-            // By whatever name it went: numbers are for content.
             Self::Edge { numbers, .. } => numbers.assign(&reference.under(UNNAMED)),
         }
     }

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use wanigan_parsers::wan::{DialStatus, FETCH_NUMBERS_MAX, Frame};
+use wanigan_parsers::wan::{DialStatus, FETCH_NUMBERS_MAX, Frame, SealSpan};
 
+use super::recent::{NotYetCome, Recent};
 use super::sending::frame_cost;
-use super::terms::{NotEntitled, Terms};
+use super::terms::{Admitted, Forged, Terms};
 use super::window::{Overrun, Window};
 use crate::block::{Block, Named, Reference, WrongBlock};
 use crate::budget::{Budget, Reservation};
@@ -42,13 +43,15 @@ pub enum Output {
     Fetch(Vec<Wanted>),
     /// Keep the block.
     Store(Block),
+    /// Count a block that was sealed and cannot be kept, since its bytes were not.
+    SealMissed,
     /// Write the bytes to the leg, then call [`Receiving::handle_written`].
     Write(Bytes, Option<Source>),
     /// Tell the sender how far we are: references resolved, credit given.
     Progress {
         /// References resolved since the flow began.
         resolved: u64,
-        /// DATA frames taken since the flow began.
+        /// DATA and SEAL frames taken since the flow began.
         blocks: u64,
         /// Credit given since the flow began.
         credit: u64,
@@ -59,10 +62,10 @@ pub enum Output {
     Reset,
 }
 
-/// A block that a REF names.
+/// A block that a REF, RUN or SLICE names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
-    /// Number of the REF.
+    /// Number of the reference among those of its flow.
     pub number: u64,
     /// The block.
     pub reference: Reference,
@@ -85,9 +88,15 @@ pub enum Violation {
     /// Sender: one number for two references.
     #[error(transparent)]
     NumberTaken(#[from] NumberTaken),
-    /// Sender: an edge that knows a digest and no more.
+    /// Sender: an edge that gave a secret which is not the block's.
     #[error(transparent)]
-    NotEntitled(#[from] NotEntitled),
+    Forged(#[from] Forged),
+    /// Sender: a number that no frame introduced, or so long ago that it is not to be used.
+    #[error("number {0} stands for nothing")]
+    UnknownNumber(u64),
+    /// Sender: a SEAL of nothing.
+    #[error(transparent)]
+    NotYetCome(#[from] NotYetCome),
     /// Sender: it does not have what it referred to.
     #[error("reference {0} can be resolved by nobody")]
     Unresolved(u64),
@@ -99,6 +108,7 @@ pub struct Receiving {
     window: Window,
     terms: Terms,
     numbered: Arc<Numbered>,
+    recent: Option<Recent>,
     queue: VecDeque<Item>,
     /// Memory of resolved references that wait for their turn.
     reservation: Reservation,
@@ -107,10 +117,10 @@ pub struct Receiving {
     unresolved: usize,
     outputs: VecDeque<Output>,
     writing: Option<Writing>,
-    /// Number of the next REF to arrive.
+    /// Number of the next reference to arrive.
     next_number: u64,
     acked: u64,
-    /// DATA frames taken, and those that were reported.
+    /// DATA and SEAL frames taken, and those that were reported.
     blocks: u64,
     blocks_acked: u64,
     ack_deadline: Option<Instant>,
@@ -130,6 +140,8 @@ enum Item {
 #[derive(Debug)]
 struct Ref {
     wanted: Wanted,
+    /// Whether this node's store may be asked.
+    entitled: bool,
     skip: usize,
     len: usize,
     state: RefState,
@@ -164,6 +176,7 @@ impl Receiving {
             window,
             terms: Terms::default(),
             numbered,
+            recent: None,
             queue: VecDeque::new(),
             reservation: budget.reserve(0).expect("nothing always fits"),
             looking_ahead: 0,
@@ -186,6 +199,13 @@ impl Receiving {
         Self { terms, ..self }
     }
 
+    /// Has the half keep what came as LITERAL, for SEAL to name: without this nothing that is sealed is stored.
+    #[must_use]
+    pub fn keeping_literals(mut self) -> Self {
+        self.recent = Some(Recent::new(self.reservation.budget()));
+        self
+    }
+
     /// Returns the credit for OPEN or OPENED.
     #[must_use]
     pub fn credit(&self) -> u64 {
@@ -203,28 +223,40 @@ impl Receiving {
         self.window.handle_received(frame_cost(&frame))?;
         match frame {
             Frame::Opened { status, credit: _ } => self.outputs.push_back(Output::Opened(status)),
-            Frame::Literal(bytes) => self.queue.push_back(Item::Literal(bytes)),
+            Frame::Literal(bytes) => {
+                if let Some(recent) = &mut self.recent {
+                    recent.handle_literal(&bytes, now);
+                }
+                self.queue.push_back(Item::Literal(bytes));
+            }
             Frame::Data { reference, number, bytes } => {
                 let block = self.terms.take(Block::verify(reference, bytes)?);
-                self.numbered.insert(number, *block.reference(), None)?;
+                self.numbered.insert(number, reference, None)?;
+                self.handle_named(u64::from(reference.len));
                 self.blocks += 1;
                 self.queue.push_back(Item::Data(block.bytes().clone()));
                 self.outputs.push_back(Output::Store(block));
             }
             Frame::Ref { reference, number, older, skip, len } => {
                 // Before anything else: to look it up is to use it.
-                let (reference, older) = self.terms.admit(reference, older)?;
+                let admitted = self.terms.admit(reference, older)?;
                 self.numbered.insert(number, reference, older)?;
-                self.queue.push_back(Item::Ref(Ref {
-                    wanted: Wanted { number: self.next_number, reference, older },
-                    skip: skip as usize,
-                    len: len as usize,
-                    state: RefState::Waiting,
-                    reserved: 0,
-                }));
-                self.next_number += 1;
-                self.unresolved += 1;
+                self.handle_reference(admitted, skip, len);
             }
+            Frame::Run { first, count } => {
+                for number in first..first.saturating_add(u64::from(count)) {
+                    let admitted = self.of_number(number)?;
+                    self.handle_reference(admitted, 0, admitted.reference.len);
+                }
+            }
+            Frame::Slice { number, skip, len } => {
+                let admitted = self.of_number(number)?;
+                if skip.checked_add(len).is_none_or(|end| end > admitted.reference.len) {
+                    return Err(Violation::OutOfPlace);
+                }
+                self.handle_reference(admitted, skip, len);
+            }
+            Frame::Seal { reference, number, spans } => self.handle_seal(reference, number, &spans)?,
             Frame::Fin => {
                 self.finished = true;
                 self.queue.push_back(Item::Fin);
@@ -238,6 +270,54 @@ impl Receiving {
         }
         self.advance(now);
         Ok(())
+    }
+
+    /// Queues a slice of a block.
+    fn handle_reference(&mut self, admitted: Admitted, skip: u32, len: u32) {
+        self.handle_named(u64::from(len));
+        let Admitted { reference, older, entitled } = admitted;
+        self.queue.push_back(Item::Ref(Ref {
+            wanted: Wanted { number: self.next_number, reference, older },
+            entitled,
+            skip: skip as usize,
+            len: len as usize,
+            state: RefState::Waiting,
+            reserved: 0,
+        }));
+        self.next_number += 1;
+        self.unresolved += 1;
+    }
+
+    /// Stores a block of bytes that came before.
+    fn handle_seal(
+        &mut self,
+        reference: Reference,
+        number: u64,
+        spans: &[SealSpan],
+    ) -> Result<(), Violation> {
+        let bytes = match &mut self.recent {
+            Some(recent) => recent.handle_seal(spans)?,
+            None => None,
+        };
+        let output = match bytes {
+            Some(bytes) => Output::Store(self.terms.take(Block::verify(reference, bytes)?)),
+            None => Output::SealMissed,
+        };
+        self.numbered.insert(number, reference, None)?;
+        self.blocks += 1;
+        self.outputs.push_back(output);
+        Ok(())
+    }
+
+    fn handle_named(&mut self, bytes: u64) {
+        if let Some(recent) = &mut self.recent {
+            recent.handle_named(bytes);
+        }
+    }
+
+    fn of_number(&self, number: u64) -> Result<Admitted, Violation> {
+        let (reference, older) = self.numbered.get(number).ok_or(Violation::UnknownNumber(number))?;
+        Ok(self.terms.admit(reference, older)?)
     }
 
     /// Takes the store's answer to [`Output::LookUp`].
@@ -269,6 +349,10 @@ impl Receiving {
             return Err(Violation::OutOfPlace);
         }
         item.state = RefState::Ready(item.slice(block.bytes()), source);
+        if !item.entitled {
+            // It is now: it had the bytes.
+            let _ = self.terms.take(block);
+        }
         self.unresolved -= 1;
         self.advance(now);
         Ok(())
@@ -287,15 +371,19 @@ impl Receiving {
         }
     }
 
-    /// Sends a delayed acknowledgement.
+    /// Sends a delayed acknowledgement, and lets go of what was kept for long.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if let Some(recent) = &mut self.recent {
+            recent.handle_timeout(now);
+        }
         self.report(now);
     }
 
     /// Returns when [`Receiving::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.ack_deadline
+        let kept = self.recent.as_ref().and_then(Recent::poll_timeout);
+        [self.ack_deadline, kept].into_iter().flatten().min()
     }
 
     /// Returns the next thing to do.
@@ -388,8 +476,12 @@ impl Receiving {
             } else if place > 0 {
                 return;
             }
-            item.state = RefState::LookingUp;
             self.looking_ahead += 1;
+            if !item.entitled {
+                item.state = RefState::Missing;
+                continue;
+            }
+            item.state = RefState::LookingUp;
             self.outputs.push_back(Output::LookUp(item.wanted));
         }
     }

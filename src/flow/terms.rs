@@ -1,14 +1,16 @@
 //! On what terms a flow's receiver takes references.
 //!
 //! A core's are taken at its word: it names what a server has just released to the client of that very flow. An edge's
-//! are judged before anything else happens, since to resolve one from the core's store is to give away a block: see
-//! [`matching::uploads`](crate::matching::uploads) for what makes an edge entitled. What is refused resets the flow on
-//! both legs, and no byte of the block reaches the server.
+//! are judged before anything else happens, since to resolve one from the core's store is to give away a block. With
+//! the block's secret, or after the block crossed between the two (see
+//! [`matching::uploads`](crate::matching::uploads)), the edge is entitled. Without either it has to show that it has the
+//! bytes: the store is not asked, the edge is, and an edge that knows the digest alone has nothing to answer. A secret
+//! that is wrong resets the flow at once. Either way no byte of the block reaches the server.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::block::{Block, Digest, KeyId, Named, Naming, Reference};
-use crate::matching::uploads::{KnownOnLink, UNNAMED};
+use crate::matching::uploads::KnownOnLink;
 use crate::proof::agree;
 use crate::referral::Holder;
 
@@ -33,29 +35,34 @@ pub struct Entitlement {
     pub holder: Arc<Holder>,
 }
 
-/// An edge knows a digest, or guessed a secret, and no more.
+/// A reference as the receiver goes on with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admitted {
+    /// The name that this node's own store has the block by.
+    pub reference: Reference,
+    /// Its name under the older server secret.
+    pub older: Option<Named>,
+    /// Whether the store may be asked. Otherwise the block comes from its sender, who has to have it.
+    pub entitled: bool,
+}
+
+/// A secret under a server secret of this core's that is not the block's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the edge has no right to block {0:?}")]
-pub struct NotEntitled(pub Digest);
+#[error("forged secret of block {0:?}")]
+pub struct Forged(pub Digest);
 
 impl Terms {
-    /// Judges a reference, and returns the names that the receiver's own store has the block by.
+    /// Judges a reference.
     ///
     /// # Errors
-    /// [`NotEntitled`] when the flow must be reset.
-    pub fn admit(
-        &self,
-        reference: Reference,
-        older: Option<Named>,
-    ) -> Result<(Reference, Option<Named>), NotEntitled> {
+    /// [`Forged`] when the flow must be reset.
+    pub fn admit(&self, reference: Reference, older: Option<Named>) -> Result<Admitted, Forged> {
         match self {
-            Self::OfCore => Ok((reference, older)),
-            Self::OfRememberedCore(known) => {
-                known.learn(&reference.digest, Some(named(&reference)));
-                Ok((reference, older))
-            }
-            Self::OfEdge(entitlement) => entitlement.admit(&reference),
+            Self::OfCore => {}
+            Self::OfRememberedCore(known) => known.learn(&reference.digest, Some(named(&reference))),
+            Self::OfEdge(entitlement) => return entitlement.admit(&reference),
         }
+        Ok(Admitted { reference, older, entitled: true })
     }
 
     /// Takes a block that came in full or was put together from what came, and returns it under the name that the
@@ -74,21 +81,22 @@ impl Terms {
 }
 
 impl Entitlement {
-    fn admit(&self, reference: &Reference) -> Result<(Reference, Option<Named>), NotEntitled> {
+    fn admit(&self, reference: &Reference) -> Result<Admitted, Forged> {
         let digest = &reference.digest;
         let (current, older) = self.names(digest);
-        let crossed = self.holder.crossed();
-        let entitled = if reference.key == KeyId::PLAIN {
-            reference.secret == UNNAMED.secret && crossed.contains(digest)
-        } else {
-            let mut good = std::iter::once(current).chain(older);
-            good.any(|good| good.key == reference.key && agree(&good.secret.0, &reference.secret.0))
-        };
-        if !entitled {
-            return Err(NotEntitled(*digest));
+        let claimed = named(reference);
+        // Under a secret that has ended it is no more than a digest, which is no reason to think ill of its sender.
+        let known_key = std::iter::once(current).chain(older).find(|good| good.key == claimed.key);
+        let has_secret = known_key.is_some_and(|good| agree(&good.secret.0, &claimed.secret.0));
+        if known_key.is_some() && !has_secret {
+            return Err(Forged(*digest));
         }
-        crossed.insert(digest);
-        Ok((reference.under(current), older))
+        let crossed = self.holder.crossed();
+        let entitled = (has_secret && claimed.key != KeyId::PLAIN) || crossed.contains(digest);
+        if entitled {
+            crossed.insert(digest);
+        }
+        Ok(Admitted { reference: reference.under(current), older, entitled })
     }
 
     fn take(&self, block: Block) -> Block {

@@ -1,14 +1,14 @@
 //! What stands behind a reference that an edge sends: at the core, which blocks crossed to or from that edge; at the
 //! edge, which blocks it may refer to and by which name.
 //!
-//! A REF from an edge is good for one of two reasons. Either it carries the block's secret under a server secret of the
-//! core's, which the edge can only have from the core; or the very block crossed between the two before, either way:
-//! then the edge had its bytes, or the core's word for them, and digest alone says it all ([`Crossed`]). Who knows a
-//! digest and no more has neither.
+//! A reference from an edge is good at once for one of two reasons. Either it carries the block's secret under a server
+//! secret of the core's, which the edge can only have from the core; or the very block crossed between the two before,
+//! either way: then the edge had its bytes, or the core's word for them, and the digest alone says it all
+//! ([`Crossed`]). Who knows a digest and no more has neither, and is asked for the bytes.
 //!
-//! The edge must never refer to what the core would refuse, since that resets the flow. So a bare digest is used only
-//! for what crossed the *same link*, and [`Known`] remembers far less than [`Crossed`] does. Across links, to a core
-//! that may have been started again, only a secret counts. Both forget the least used half when they are full.
+//! That costs an honest edge a round trip, so it uses a bare digest only for what crossed the *same link*, and
+//! [`Known`] remembers far less than [`Crossed`] does. Across links, to a core that may have been started again, only a
+//! secret counts. Both forget the least used half when they are full.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};

@@ -275,6 +275,7 @@ impl World {
                 Output::Progress { resolved, blocks, credit } => {
                     self.after(half, Event::Progress { flow: id, totals: (resolved, blocks, credit) });
                 }
+                Output::SealMissed => unreachable!("there is memory for all"),
                 Output::Finish => flow.finished = true,
                 Output::Opened(_) | Output::Reset => unreachable!("nothing is dialled or reset here"),
             }

@@ -96,6 +96,7 @@ impl Node {
                     self.shim.handle_input(self.sends.reverse(), &bytes, &mut spans);
                     self.writing.extend(bytes);
                 }
+                Output::SealMissed => {}
                 Output::Progress { resolved, blocks, credit } => other.push_back((resolved, blocks, credit)),
                 Output::Finish => self.finished = true,
                 Output::Opened(_) | Output::Reset => unreachable!("nothing is dialled or reset here"),
