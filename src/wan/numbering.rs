@@ -108,7 +108,7 @@ impl Given {
 /// The references that the other side introduced. Shared by the flows of a link; every call is short and none waits.
 #[derive(Debug, Default)]
 pub struct Numbered {
-    /// Each at its number modulo [`NUMBERED_MAX`]. Grows as numbers do.
+    /// Each at its number modulo [`NUMBERED_MAX`]. Grows as numbers do, to some 96 bytes of memory for each.
     slots: Mutex<Vec<Option<Slot>>>,
 }
 
@@ -277,7 +277,8 @@ mod tests {
             steps in proptest::collection::vec((0usize..4, 0u64..12, 0u8..8), 1..400),
         ) {
             let (numbers, numbered) = (Numbers::default(), Numbered::default());
-            let mut streams: [VecDeque<Result<(u64, Reference), (u64, Reference)>>; 4] = Default::default();
+            // Each frame introduces its number, or uses it.
+            let mut streams: [VecDeque<(bool, u64, Reference)>; 4] = Default::default();
             let mut taken: [VecDeque<u64>; 4] = Default::default();
             let mut key = 1;
             for (stream, n, what) in steps {
@@ -290,16 +291,16 @@ mod tests {
                     1..=3 => {
                         let reference = reference(n, key);
                         streams[stream].push_back(match numbers.find(&reference) {
-                            Some(number) => Ok((number, reference)),
-                            None => Err((numbers.assign(&reference), reference)),
+                            Some(number) => (false, number, reference),
+                            None => (true, numbers.assign(&reference), reference),
                         });
                     }
                     4 | 5 => match streams[stream].pop_front() {
-                        Some(Err((number, reference))) => {
+                        Some((true, number, reference)) => {
                             prop_assert_eq!(numbered.insert(number, reference, None), Ok(()));
                             taken[stream].push_back(number);
                         }
-                        Some(Ok((number, reference))) => {
+                        Some((false, number, reference)) => {
                             prop_assert_eq!(numbered.get(number), Some((reference, None)));
                         }
                         None => {}
