@@ -21,6 +21,8 @@ use crate::referral::{Holders, Neighbours};
 use crate::shim::Span;
 use crate::wan::numbering::{Numbered, Numbers};
 
+mod uploads;
+
 #[test]
 fn a_warm_read_of_64_mib_costs_a_few_hundred_bytes() {
     let mut world = World::new();
