@@ -21,15 +21,17 @@ mod naming;
 
 use self::naming::CoreNaming;
 
-use crate::addr::ServerAddr;
+use crate::addr::{NodeId, ServerAddr};
 use crate::budget::Budget;
 use crate::config::{AllowServers, Config};
 use crate::content_map::{MapConfig, SharedMap};
 use crate::drain::Tasks;
 use crate::fault::{FlowRefusal, Once};
 use crate::fetch::Blocks;
+use crate::flow::minter::Minter;
 use crate::flow::receiving::Receiving;
-use crate::flow::sending::{Minter, Sending};
+use crate::flow::sending::Sending;
+use crate::flow::terms::{Entitlement, Terms};
 use crate::flow::window::Window;
 use crate::flow::{End, Flow};
 use crate::metrics::Metrics;
@@ -40,7 +42,7 @@ use crate::relay;
 use crate::secret_file::{self, SecretFileError};
 use crate::shim::detecting::Detecting;
 use crate::store::{Store, StoreConfig};
-use crate::wan::frames::{FrameReader, READ_BYTES, StreamError, read_frame};
+use crate::wan::frames::{FrameReader, READ_BYTES, read_frame, read_kind};
 use crate::wan::session::choose_version;
 use crate::wan::transport::{TransportSettings, bind_server, transport_config};
 use crate::wan::{FlowStream, Link, LinkError, unix_time_ms};
@@ -84,7 +86,7 @@ pub fn start(
     let crypto =
         QuicServerConfig::try_from(identity.core_tls()).expect("TLS 1.3 has the initial cipher suite");
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    server.transport_config(transport_config(&TransportSettings::of(config)));
+    server.transport_config(transport_config(&TransportSettings::of_core(config)));
     let listen = settings.listen;
     let endpoint = bind_server(listen, server, &reset_key(&reset), metrics)
         .map_err(|error| CoreStartError::Listen(listen, error))?;
@@ -100,7 +102,7 @@ pub fn start(
         flow_permits: Arc::new(Semaphore::new(config.limits.flows as usize)),
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
-        blocks: Blocks::of(store.clone()),
+        own: identity.identity().id,
         store: store.clone(),
         map: map.clone(),
         metrics: metrics.clone(),
@@ -143,9 +145,9 @@ pub struct Core {
     pub budget: Budget,
     /// Limit of retained bytes of one flow.
     pub retain_bytes_max: u64,
-    /// Where blocks of uploads are found.
-    pub blocks: Blocks,
-    /// The node's blocks, to compare with what servers send.
+    /// This node.
+    own: NodeId,
+    /// The node's blocks, to compare with what servers send and for uploads to refer to.
     pub store: Store,
     /// Which of them lie where in the servers' content.
     pub map: SharedMap,
@@ -159,6 +161,8 @@ pub struct Core {
 struct Peer {
     identity: PeerIdentity,
     holder: Arc<Holder>,
+    /// The core's store, and what it does not have from this edge.
+    blocks: Blocks,
 }
 
 /// Serves edges until the endpoint is closed.
@@ -254,7 +258,7 @@ impl Core {
         }
         .encode(&mut bytes);
         send.write_all(&bytes).await?;
-        edge.holder.record().handle_store(store);
+        edge.holder.handle_store(store);
         self.holders.handle_up(&edge.holder, shares, asks);
         let link = Link::start(connection.clone(), self.flows, send, recv, reader, &self.tasks.links);
         Ok((link, Arc::new(edge)))
@@ -263,7 +267,9 @@ impl Core {
     fn identify(&self, connection: &Connection) -> Result<Peer, Refusal> {
         let identity = identity_of(connection)?;
         let holder = self.holders.of(identity.id, &identity.site).ok_or(Refusal::TooManyEdges)?;
-        Ok(Peer { identity, holder })
+        let (metrics, tasks) = (self.metrics.clone(), &self.tasks.links);
+        let blocks = Blocks::of_uploads(self.own, self.store.clone(), metrics, tasks);
+        Ok(Peer { identity, holder, blocks })
     }
 
     fn handle_stream(
@@ -358,23 +364,26 @@ impl Core {
         };
         stream.permit = Some(permit);
         let _dialled = leg.local_addr().ok().map(|local| self.dialled.add(local));
-        let receiving = Receiving::new(window, &self.budget, link.numbered());
+        let entitlement = Entitlement { naming: self.naming.naming(), holder: Arc::clone(&edge.holder) };
+        let receiving = Receiving::new(window, &self.budget, link.numbered())
+            .keeping_literals()
+            .on(Terms::OfEdge(entitlement));
         let opened = Frame::<Bytes>::Opened { status: DialStatus::Connected, credit: receiving.credit() };
         let mut bytes = Vec::new();
         opened.encode(&mut bytes);
         stream.send.write_all(&bytes).await?;
         let neighbours = Neighbours::new(Arc::clone(&self.holders), Arc::clone(&edge.holder));
-        let minter = Minter { naming: self.naming.naming(), neighbours, numbers: link.numbers() };
+        let minter = Minter::Core { naming: self.naming.naming(), neighbours, numbers: link.numbers() };
         let flow = Flow {
             stream,
-            fetches: self.blocks.flow(link.clone(), port.flow()),
+            fetches: edge.blocks.flow(link.clone(), port.flow()),
             port,
             sending: Sending::new(Some(minter), &self.budget, self.retain_bytes_max, credit, Instant::now()),
             receiving,
             shim: Box::new(Detecting::new()),
             sends: Direction::ToClient,
             unopened: None,
-            blocks: self.blocks.clone(),
+            blocks: edge.blocks.clone(),
             metrics: self.metrics.clone(),
         };
         match flow.run(&mut leg).instrument(span).await {
@@ -395,14 +404,6 @@ async fn refuse_flow(mut stream: FlowStream, status: DialStatus) -> Result<(), L
     let rest = async { while let Ok(Some(_)) = stream.recv.read_chunk(READ_BYTES, false).await {} };
     let _ = timeout(HELLO_DEADLINE, rest).await;
     Ok(())
-}
-
-/// Reads the first byte of a stream.
-async fn read_kind(recv: &mut RecvStream) -> Result<Option<StreamKind>, StreamError> {
-    match recv.read_chunk(1, true).await? {
-        Some(chunk) => Ok(StreamKind::from_byte(chunk.bytes[0])),
-        None => Err(StreamError::Ended),
-    }
 }
 
 /// Returns who is at the other end, if its certificate makes it an edge.

@@ -19,23 +19,28 @@ use wanigan_parsers::Direction;
 use wanigan_parsers::wan::{DialStatus, Frame};
 
 use crate::addr::{ClientAddr, ServerAddr};
+use crate::block::ServerSecret;
 use crate::budget::Budget;
 use crate::config::{self, Config, CoreAddress, InterceptMode, Routes};
-use crate::drain::Tasks;
+use crate::drain::{Drain, Tasks};
 use crate::fault::{DirectReason, ResetReason};
 use crate::fetch::Blocks;
+use crate::flow::minter::Minter;
 use crate::flow::receiving::Receiving;
 use crate::flow::sending::Sending;
+use crate::flow::terms::Terms;
 use crate::flow::window::{CREDIT_BASE, Window};
 use crate::flow::{End, Flow};
 
 use crate::intercept::{
     Accept, Accepted, InterceptError, InterceptSettings, Interceptor, Mode, Rules, accept_fault,
 };
+use crate::matching::uploads::{KNOWN_BLOCKS, Known, KnownOnLink};
 use crate::metrics::Metrics;
 use crate::peer::Peers;
 use crate::pki::{CORE_SERVER_NAME, NodeIdentity};
 use crate::relay;
+use crate::secret_file::{self, SecretFileError};
 use crate::shim::detecting::Detecting;
 use crate::store::Store;
 use crate::wan::core_link::{CoreLink, CoreLinkSettings};
@@ -53,6 +58,9 @@ pub enum EdgeStartError {
     /// Discovery or transfer between peers.
     #[error("start peers")]
     Peers(#[from] LanError),
+    /// The file of the secret that names uploads.
+    #[error("load the secret of uploads")]
+    Secret(#[from] SecretFileError),
     /// A listener or its rules.
     #[error("intercept at {0}")]
     Intercept(SocketAddr, #[source] InterceptError),
@@ -93,11 +101,15 @@ pub async fn start(
     let asked_at = neighbourhood
         .as_ref()
         .map(|neighbourhood| SocketAddr::new(config.peers.listen.ip(), neighbourhood.lan.discovery.port()));
+    let uploads = ServerSecret::new(secret_file::load_or_create(&config.node.state_dir.join("uploads.key"))?);
     let blocks = start_blocks(neighbourhood, identity, store, &links, metrics, tasks);
+    let known = links.iter().map(|(core, link)| (core.clone(), know(link.clone(), &tasks.links))).collect();
     let edge = Arc::new(Edge {
         routes: settings.routes.clone(),
         links,
-        blocks,
+        blocks: blocks.with_uploads(uploads.clone()),
+        uploads,
+        known,
         flow_permits: Semaphore::new(config.limits.flows as usize),
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
@@ -158,7 +170,7 @@ fn start_links(
     let crypto =
         QuicClientConfig::try_from(identity.edge_tls()).expect("TLS 1.3 has the initial cipher suite");
     let mut client = quinn::ClientConfig::new(Arc::new(crypto));
-    client.transport_config(transport_config(&TransportSettings::of(config)));
+    client.transport_config(transport_config(&TransportSettings::of_edge(config)));
     let asks = config.peers.enabled;
     let hello = Hello { store: store.id(), stores: true, shares: config.store.share && asks, asks };
     settings
@@ -174,6 +186,34 @@ fn start_links(
             (core.clone(), CoreLink::start(wanted, metrics.clone(), &tasks.links))
         })
         .collect()
+}
+
+/// Starts to remember what uploads may refer to at a core.
+fn know(mut core: CoreLink, tasks: &Drain) -> Arc<Known> {
+    let known = Arc::new(Known::new(KNOWN_BLOCKS));
+    let (follower, stopping) = (Arc::clone(&known), tasks.stopping().clone());
+    tasks.spawn("core's keys", async move {
+        let following = async {
+            loop {
+                let link = core.next().await;
+                let mut keys = link.keys();
+                let telling = async {
+                    while let Ok(latest) = keys.wait_for(Option::is_some).await.map(|keys| *keys) {
+                        latest.into_iter().for_each(|latest| follower.handle_key(latest.key));
+                        if keys.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                tokio::select! {
+                    () = telling => {}
+                    () = link.closed() => {}
+                }
+            }
+        };
+        stopping.run_until_cancelled(following).await;
+    });
+    known
 }
 
 /// Looks up the cores, for the rules that exempt them. A name without an address at this moment is exempted by
@@ -250,6 +290,10 @@ pub struct Edge {
     pub links: HashMap<CoreAddress, CoreLink>,
     /// Blocks, from the store and elsewhere.
     pub blocks: Blocks,
+    /// Names what clients upload, in this edge's own store.
+    pub uploads: ServerSecret,
+    /// What uploads may refer to, by core.
+    pub known: HashMap<CoreAddress, Arc<Known>>,
     /// Flows at once, over all links; each core has a limit of its own.
     pub flow_permits: Semaphore,
     /// Memory for flows.
@@ -262,6 +306,13 @@ pub struct Edge {
     pub quarantine: Quarantine,
     /// Where connections and links run.
     pub tasks: Tasks,
+}
+
+/// The way of a connection that does not go direct.
+struct Way {
+    link: Link,
+    /// What the core at its end knows.
+    known: KnownOnLink,
 }
 
 /// Carries the connections of one source for as long as it is polled.
@@ -288,29 +339,31 @@ impl Edge {
             return;
         }
         match self.admit(client, server) {
-            Ok(link) => self.carry(stream, client, server, &link).await,
+            Ok(way) => self.carry(stream, client, server, &way).await,
             Err(reason) => self.relay_directly(stream, server, Bytes::new(), reason).await,
         }
     }
 
     /// Decides whether a connection goes over a link, and which.
-    fn admit(&self, client: ClientAddr, server: ServerAddr) -> Result<Link, DirectReason> {
+    fn admit(&self, client: ClientAddr, server: ServerAddr) -> Result<Way, DirectReason> {
         let core = self.routes.core_for(server).ok_or(DirectReason::NoRoute)?;
         if let Some(reason) = self.quarantine.reason(server, Instant::now()) {
             return Err(reason);
         }
+        let known = self.known.get(core).ok_or(DirectReason::NoRoute)?;
         let link = self.links.get(core).and_then(CoreLink::current).ok_or(DirectReason::LinkDown)?;
+        let known = KnownOnLink::new(Arc::clone(known), link.id().0);
         let core = link.remote_address().ip().to_canonical();
         // On one machine everybody has the core's address; there the core knows its own sockets.
         if core == client.0.ip().to_canonical() && !core.is_loopback() {
             return Err(DirectReason::FromCore);
         }
-        Ok(link)
+        Ok(Way { link, known })
     }
 
-    async fn carry(&self, mut leg: TcpStream, client: ClientAddr, server: ServerAddr, link: &Link) {
+    async fn carry(&self, mut leg: TcpStream, client: ClientAddr, server: ServerAddr, way: &Way) {
         let permit = self.flow_permits.try_acquire();
-        let flow = if permit.is_ok() { self.open(client, server, link).await } else { None };
+        let flow = if permit.is_ok() { self.open(client, server, way).await } else { None };
         let Some(flow) = flow else {
             drop(permit);
             return self.relay_directly(leg, server, Bytes::new(), DirectReason::Overload).await;
@@ -332,17 +385,23 @@ impl Edge {
     }
 
     /// Opens a flow, or returns `None` where there is no stream or memory for it at once.
-    async fn open(&self, client: ClientAddr, server: ServerAddr, link: &Link) -> Option<Flow> {
+    async fn open(&self, client: ClientAddr, server: ServerAddr, way: &Way) -> Option<Flow> {
+        let Way { link, known } = way;
         let window = Window::open(&self.budget)?;
-        let receiving = Receiving::new(window, &self.budget, link.numbered()).keeping_literals();
+        let receiving = Receiving::new(window, &self.budget, link.numbered())
+            .keeping_literals()
+            .on(Terms::OfRememberedCore(known.clone()));
         let credit = receiving.credit();
         let open = |flow| Frame::Open { flow, client: client.0, server: server.0, credit };
         let (stream, port) = link.open_flow(open).await?;
+        let minter =
+            Minter::Edge { own: self.uploads.clone(), known: known.clone(), numbers: link.numbers() };
+        let now = Instant::now();
         Some(Flow {
             stream,
             fetches: self.blocks.flow(link.clone(), port.flow()),
             port,
-            sending: Sending::new(None, &self.budget, self.retain_bytes_max, CREDIT_BASE, Instant::now()),
+            sending: Sending::new(Some(minter), &self.budget, self.retain_bytes_max, CREDIT_BASE, now),
             receiving,
             shim: Box::new(Detecting::new()),
             sends: Direction::ToServer,

@@ -5,7 +5,8 @@
 //! fetched once however many flows wait for it. What comes is verified before anybody sees it, kept in the store,
 //! and given to peers that wait for it. A shared fetch belongs to no flow: one that ends leaves it to the others.
 //!
-//! A node without a [`Lan`] of peers asks the core alone; a core fetches nothing.
+//! A node without a [`Lan`] of peers asks the core alone. A core has an owner for each of its edges
+//! ([`Blocks::of_uploads`]): what an upload refers to and the core's store does not have comes from that very edge.
 //!
 //! Bounded: a flow wants at most [`WANTS_MAX`] blocks at a time, events wait in channels of fixed length, and what a
 //! block occupies is reserved by the flow before it asks.
@@ -26,7 +27,7 @@ pub mod plan;
 
 use self::plan::{Action, CoreAnswer, EntryId, FlowKey, Plan, Want};
 use crate::addr::NodeId;
-use crate::block::{Block, KeyId, Reference, Tag, tag};
+use crate::block::{Block, KeyId, Named, Reference, ServerSecret, Tag, tag};
 use crate::discovery::{self, Discovery};
 use crate::drain::Drain;
 use crate::fault::GetOutcome;
@@ -53,6 +54,8 @@ pub struct Lan {
 #[derive(Clone)]
 pub struct Blocks {
     store: Store,
+    /// Names what this edge's clients uploaded, in its own store and nowhere else.
+    own: Option<ServerSecret>,
     fetcher: Option<Fetcher>,
 }
 
@@ -113,7 +116,17 @@ impl Blocks {
     /// Makes the blocks of a node that has its store alone.
     #[must_use]
     pub fn of(store: Store) -> Self {
-        Self { store, fetcher: None }
+        Self { store, own: None, fetcher: None }
+    }
+
+    /// Starts the task of a core that fetches from one edge what its uploads refer to. It ends with the last handle.
+    ///
+    /// Each edge has its own, so that one that is slow or lies is waited for by its own flows alone.
+    #[must_use]
+    pub fn of_uploads(own: NodeId, store: Store, metrics: Metrics, tasks: &Drain) -> Self {
+        // Nobody is asked, so nobody answers.
+        let answers = mpsc::channel(1).1;
+        Self::with_plan(Plan::of_uploads(own), store, None, answers, Arc::default(), metrics, tasks)
     }
 
     /// Starts the task that fetches what the store does not have. `answers` are what comes of its asks.
@@ -127,11 +140,23 @@ impl Blocks {
         metrics: Metrics,
         tasks: &Drain,
     ) -> Self {
+        Self::with_plan(Plan::new(own), store, lan, answers, soon, metrics, tasks)
+    }
+
+    fn with_plan(
+        plan: Plan,
+        store: Store,
+        lan: Option<Lan>,
+        answers: mpsc::Receiver<discovery::Event>,
+        soon: Arc<Soon>,
+        metrics: Metrics,
+        tasks: &Drain,
+    ) -> Self {
         let (inbox, events) = mpsc::channel(EVENTS);
         let wanted = Arc::new(AtomicUsize::new(0));
         let (core, core_answers) = mpsc::channel(CORE_ANSWERS);
         let owner = Owner {
-            plan: Plan::new(own),
+            plan,
             flows: HashMap::new(),
             gets: JoinSet::new(),
             running: HashMap::new(),
@@ -147,7 +172,13 @@ impl Blocks {
         tasks.spawn("fetcher", owner.run(events, answers, core_answers));
         let next_flow = Arc::new(AtomicU64::new(0));
         let fetcher = Fetcher { inbox, lan, wanted, next_flow, tasks: tasks.clone() };
-        Self { store, fetcher: Some(fetcher) }
+        Self { store, own: None, fetcher: Some(fetcher) }
+    }
+
+    /// Finds what clients uploaded too, which the store has under a secret of its own.
+    #[must_use]
+    pub fn with_uploads(self, own: ServerSecret) -> Self {
+        Self { own: Some(own), ..self }
     }
 
     /// Returns the block if it is in memory.
@@ -156,9 +187,25 @@ impl Blocks {
         self.store.get_now(&want.reference)
     }
 
-    /// Returns the block if the store has it, under its name or its older one.
+    /// Returns the block if the store has it: under its name, its older one, or as an upload.
     pub async fn find(&self, want: &Want) -> Option<Block> {
-        find(&self.store, want).await
+        if let Some(block) = self.store.get(&want.reference).await {
+            return Some(block);
+        }
+        let own = self.own.as_ref().map(|own| own.name(&want.reference.digest));
+        for named in want.older.into_iter().chain(own) {
+            if let Some(block) = self.find_under(want, named).await {
+                return Some(block);
+            }
+        }
+        None
+    }
+
+    async fn find_under(&self, want: &Want, named: Named) -> Option<Block> {
+        let other = want.reference.under(named);
+        let block = self.store.get(&other).await?.under(want.reference)?;
+        self.store.adopt(&other, &want.reference);
+        Some(block)
     }
 
     /// Keeps a block that came, for this node's flows and for peers.
@@ -187,16 +234,6 @@ fn keep(store: &Store, lan: Option<&Lan>, block: Block) {
     if let Some(lan) = lan {
         lan.waiting.handle_block(&block);
     }
-}
-
-async fn find(store: &Store, want: &Want) -> Option<Block> {
-    if let Some(block) = store.get(&want.reference).await {
-        return Some(block);
-    }
-    let older = want.reference.under(want.older?);
-    let block = store.get(&older).await?.under(want.reference)?;
-    store.adopt(&older, &want.reference);
-    Some(block)
 }
 
 impl FlowFetches {
@@ -398,7 +435,10 @@ impl Owner {
 
     fn fetch(&mut self, flow: FlowKey, refer: bool, wanted: Vec<(u64, Reference)>) {
         let Some(port) = self.flows.get(&flow).cloned() else { return };
-        debug!(blocks = wanted.len(), refer, "the core is asked for blocks that are not here");
+        debug!(
+            blocks = wanted.len(),
+            refer, "the other side of the link is asked for blocks that are not here"
+        );
         if !refer {
             wanted.iter().for_each(|(_, reference)| self.soon.add(reference));
         }
@@ -461,7 +501,10 @@ impl FromCore {
                 Ok(block) => CoreAnswer::Block(block),
                 Err(wrong) => {
                     self.metrics.wrong_blocks.inc();
-                    debug!(error = &wrong as &dyn std::error::Error, "the core sent wrong bytes");
+                    debug!(
+                        error = &wrong as &dyn std::error::Error,
+                        "the other side of the link sent wrong bytes"
+                    );
                     CoreAnswer::Gone
                 }
             },

@@ -26,10 +26,12 @@ use tracing::debug;
 use wanigan_parsers::Direction;
 use wanigan_parsers::wan::DialStatus;
 
+pub mod minter;
 pub mod receiving;
 pub mod recent;
 pub mod retained;
 pub mod sending;
+pub mod terms;
 pub mod window;
 
 #[cfg(test)]
@@ -459,6 +461,9 @@ impl Flow {
             && let Some(frame) = self.sending.poll_frame()
         {
             push_frame(frame, &mut buffers.out);
+            while let Some(block) = self.sending.poll_kept() {
+                self.blocks.keep(block);
+            }
             bytes += buffers.out.iter().rev().take(2).map(Bytes::len).sum::<usize>();
         }
         if buffers.out.is_empty() && self.sending.is_sent() {
@@ -521,6 +526,10 @@ impl Flow {
             Violation::Unresolved(_) => End::Reset(ResetReason::Unresolved),
             Violation::WrongBlock(_) => {
                 self.metrics.wrong_blocks.inc();
+                End::Reset(ResetReason::Protocol)
+            }
+            Violation::Forged(_) => {
+                self.metrics.refused_references.inc();
                 End::Reset(ResetReason::Protocol)
             }
             Violation::Overrun(_)

@@ -66,6 +66,8 @@ pub struct Metrics {
     pub memory_limit_bytes: IntGauge,
     /// Blocks whose bytes did not match their reference, from any source.
     pub wrong_blocks: IntCounter,
+    /// References of edges that had no right to their block.
+    pub refused_references: IntCounter,
     /// Seals of bytes that this node did not keep.
     pub seals_missed: IntCounter,
     /// What the store counts.
@@ -342,6 +344,11 @@ impl Metrics {
                 r,
                 "wanigan_wrong_blocks_total",
                 "Blocks whose bytes did not match their reference.",
+            ),
+            refused_references: counter(
+                r,
+                "wanigan_refused_references_total",
+                "References of edges that had no right to their block. Nothing of it reached a server; the flow was reset.",
             ),
             seals_missed: counter(
                 r,

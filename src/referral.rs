@@ -16,6 +16,7 @@ use wanigan_parsers::wan::Referral;
 
 use crate::addr::NodeId;
 use crate::block::Digest;
+use crate::matching::uploads::Crossed;
 use crate::matching::{Knowledge, Record};
 use crate::pki::SiteName;
 
@@ -36,6 +37,9 @@ pub struct Holder {
     id: NodeId,
     site: SiteName,
     record: Record,
+    /// What it uploaded. It keeps such blocks, but under no name that others could ask it by.
+    given: Record,
+    crossed: Crossed,
     presence: Mutex<Presence>,
 }
 
@@ -76,8 +80,9 @@ impl Holders {
             }
         }
         let new = || {
-            let (record, presence) = (Record::new(self.blocks_each), Mutex::default());
-            Arc::new(Holder { id, site: site.clone(), record, presence })
+            let blocks = self.blocks_each;
+            let (record, given, crossed) = (Record::new(blocks), Record::new(blocks), Crossed::new(blocks));
+            Arc::new(Holder { id, site: site.clone(), record, given, crossed, presence: Mutex::default() })
         };
         let holder = edges.entry(id).or_insert_with(new);
         if holder.site != *site {
@@ -143,6 +148,24 @@ impl Holder {
         &self.record
     }
 
+    /// Returns what the edge was sent or has sent: what it may refer to by digest alone.
+    #[must_use]
+    pub fn crossed(&self) -> &Crossed {
+        &self.crossed
+    }
+
+    /// Notes which store the edge has.
+    pub fn handle_store(&self, store: [u8; 16]) {
+        self.record.handle_store(store);
+        self.given.handle_store(store);
+    }
+
+    /// Notes a block that the edge sent in full.
+    pub fn handle_given(&self, digest: &Digest) {
+        self.crossed.insert(digest);
+        self.given.learn(digest);
+    }
+
     fn presence(&self) -> MutexGuard<'_, Presence> {
         self.presence.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -169,9 +192,21 @@ impl Neighbours {
         &self.own.record
     }
 
+    /// Notes that the edge is told of the block.
+    pub fn handle_named(&self, digest: &Digest) {
+        self.own.crossed.insert(digest);
+    }
+
+    /// Notes that the edge itself does not have the block, whatever was known.
+    pub fn handle_missed(&self, digest: &Digest) {
+        self.own.record.forget(digest);
+        self.own.given.forget(digest);
+    }
+
     /// Returns whether the edge has the block, or will get it from another edge.
     pub fn knows(&mut self, digest: &Digest) -> bool {
-        self.own.record.knows(digest) != Knowledge::Unknown || {
+        let own = &self.own;
+        own.record.knows(digest) != Knowledge::Unknown || own.given.knows(digest) == Knowledge::Held || {
             self.refresh();
             self.others.iter().any(|other| other.record.knows(digest) != Knowledge::Unknown)
         }

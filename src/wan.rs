@@ -1,7 +1,7 @@
 //! The link between an edge and a core: one QUIC connection, kept warm by the edge.
 //!
-//! The edge opens every stream: first the control stream (hello, then PROGRESS both ways), then one a flow and short
-//! ones for fetches. A [`Link`] is a cheap handle to one connection; a [`core_link::CoreLink`] is the edge's standing wish to
+//! The edge opens the control stream (hello, then PROGRESS both ways) and one a flow; either side opens short ones for
+//! fetches, the core for what an upload refers to. A [`Link`] is a cheap handle to one connection; a [`core_link::CoreLink`] is the edge's standing wish to
 //! have one, which it meets again after every loss.
 //!
 //! What keeps it from ever waiting on itself: the task that reads the control stream only notes totals in the flows'
@@ -149,12 +149,17 @@ struct Mailbox {
     fetches: mpsc::Sender<FetchRequest>,
 }
 
+/// Tells this process's links apart; none is given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinkId(pub u64);
+
 /// A link that stands, from either side.
 #[derive(Debug, Clone)]
 pub struct Link(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    id: LinkId,
     connection: Connection,
     control: mpsc::Sender<Frame<Bytes>>,
     flows: Mutex<HashMap<u64, Mailbox>>,
@@ -228,6 +233,7 @@ impl Link {
     ) -> Self {
         let (control, frames) = mpsc::channel(CONTROL_QUEUE);
         let link = Self(Arc::new(Inner {
+            id: LinkId(NEXT_LINK.fetch_add(1, Ordering::Relaxed)),
             connection,
             control,
             flows: Mutex::default(),
@@ -251,6 +257,12 @@ impl Link {
             ended
         });
         link
+    }
+
+    /// Returns which link of this process it is.
+    #[must_use]
+    pub fn id(&self) -> LinkId {
+        self.0.id
     }
 
     /// Follows the core's time: what it said at hello and with each sign of life.
@@ -344,7 +356,7 @@ impl Link {
         self.0.control.try_send(Frame::Progress { flow, resolved, blocks, credit }).is_ok()
     }
 
-    /// Returns the next stream the edge opened.
+    /// Returns the next stream that the other side opened.
     ///
     /// # Errors
     /// When the connection ended.
@@ -540,6 +552,8 @@ impl From<FrameError> for LinkError {
         Self::Stream(error.into())
     }
 }
+
+static NEXT_LINK: AtomicU64 = AtomicU64::new(0);
 
 /// Frames that wait for the control stream at most; beyond them a flow reports later.
 const CONTROL_QUEUE: usize = 1024;

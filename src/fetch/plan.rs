@@ -118,6 +118,8 @@ pub enum CoreAnswer {
 #[derive(Debug)]
 pub struct Plan {
     own: NodeId,
+    /// Whether the other side of the link may name an edge in place of the bytes.
+    refers: bool,
     entries: BTreeMap<EntryId, Entry>,
     /// Entries by each of their names.
     names: HashMap<Reference, EntryId>,
@@ -138,6 +140,7 @@ impl Plan {
     pub fn new(own: NodeId) -> Self {
         Self {
             own,
+            refers: true,
             entries: BTreeMap::new(),
             names: HashMap::new(),
             flows: HashMap::new(),
@@ -149,6 +152,12 @@ impl Plan {
             actions: VecDeque::new(),
             next_entry: 0,
         }
+    }
+
+    /// Makes the plan of a core for one of its edges: what an upload refers to comes from that edge alone.
+    #[must_use]
+    pub fn of_uploads(own: NodeId) -> Self {
+        Self { refers: false, ..Self::new(own) }
     }
 
     /// Takes the blocks that a flow's store does not have.
@@ -379,7 +388,7 @@ impl Plan {
             gets: Vec::new(),
             asked: Asked::NotYet,
             core: None,
-            refer: true,
+            refer: self.refers,
             rounds: 0,
             gone: Vec::new(),
             awaited: None,

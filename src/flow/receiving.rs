@@ -13,6 +13,7 @@ use wanigan_parsers::wan::{DialStatus, FETCH_NUMBERS_MAX, Frame, SealSpan};
 
 use super::recent::{NotYetCome, Recent};
 use super::sending::frame_cost;
+use super::terms::{Admitted, Forged, Terms};
 use super::window::{Overrun, Window};
 use crate::block::{Block, Named, Reference, WrongBlock};
 use crate::budget::{Budget, Reservation};
@@ -87,6 +88,9 @@ pub enum Violation {
     /// Sender: one number for two references.
     #[error(transparent)]
     NumberTaken(#[from] NumberTaken),
+    /// Sender: an edge that gave a secret which is not the block's.
+    #[error(transparent)]
+    Forged(#[from] Forged),
     /// Sender: a number that no frame introduced, or so long ago that it is not to be used.
     #[error("number {0} stands for nothing")]
     UnknownNumber(u64),
@@ -102,6 +106,7 @@ pub enum Violation {
 #[derive(Debug)]
 pub struct Receiving {
     window: Window,
+    terms: Terms,
     numbered: Arc<Numbered>,
     recent: Option<Recent>,
     queue: VecDeque<Item>,
@@ -135,6 +140,8 @@ enum Item {
 #[derive(Debug)]
 struct Ref {
     wanted: Wanted,
+    /// Whether this node's store may be asked.
+    entitled: bool,
     skip: usize,
     len: usize,
     state: RefState,
@@ -167,6 +174,7 @@ impl Receiving {
     pub fn new(window: Window, budget: &Budget, numbered: Arc<Numbered>) -> Self {
         Self {
             window,
+            terms: Terms::default(),
             numbered,
             recent: None,
             queue: VecDeque::new(),
@@ -183,6 +191,12 @@ impl Receiving {
             grant: None,
             finished: false,
         }
+    }
+
+    /// Takes references on other terms than a core's word.
+    #[must_use]
+    pub fn on(self, terms: Terms) -> Self {
+        Self { terms, ..self }
     }
 
     /// Has the half keep what came as LITERAL, for SEAL to name: without this nothing that is sealed is stored.
@@ -216,7 +230,7 @@ impl Receiving {
                 self.queue.push_back(Item::Literal(bytes));
             }
             Frame::Data { reference, number, bytes } => {
-                let block = Block::verify(reference, bytes)?;
+                let block = self.terms.take(Block::verify(reference, bytes)?);
                 self.numbered.insert(number, reference, None)?;
                 self.handle_named(u64::from(reference.len));
                 self.blocks += 1;
@@ -224,21 +238,23 @@ impl Receiving {
                 self.outputs.push_back(Output::Store(block));
             }
             Frame::Ref { reference, number, older, skip, len } => {
+                // Before anything else: to look it up is to use it.
+                let admitted = self.terms.admit(reference, older)?;
                 self.numbered.insert(number, reference, older)?;
-                self.handle_reference(reference, older, skip, len);
+                self.handle_reference(admitted, skip, len);
             }
             Frame::Run { first, count } => {
                 for number in first..first.saturating_add(u64::from(count)) {
-                    let (reference, older) = self.of_number(number)?;
-                    self.handle_reference(reference, older, 0, reference.len);
+                    let admitted = self.of_number(number)?;
+                    self.handle_reference(admitted, 0, admitted.reference.len);
                 }
             }
             Frame::Slice { number, skip, len } => {
-                let (reference, older) = self.of_number(number)?;
-                if skip.checked_add(len).is_none_or(|end| end > reference.len) {
+                let admitted = self.of_number(number)?;
+                if skip.checked_add(len).is_none_or(|end| end > admitted.reference.len) {
                     return Err(Violation::OutOfPlace);
                 }
-                self.handle_reference(reference, older, skip, len);
+                self.handle_reference(admitted, skip, len);
             }
             Frame::Seal { reference, number, spans } => self.handle_seal(reference, number, &spans)?,
             Frame::Fin => {
@@ -257,10 +273,12 @@ impl Receiving {
     }
 
     /// Queues a slice of a block.
-    fn handle_reference(&mut self, reference: Reference, older: Option<Named>, skip: u32, len: u32) {
+    fn handle_reference(&mut self, admitted: Admitted, skip: u32, len: u32) {
         self.handle_named(u64::from(len));
+        let Admitted { reference, older, entitled } = admitted;
         self.queue.push_back(Item::Ref(Ref {
             wanted: Wanted { number: self.next_number, reference, older },
+            entitled,
             skip: skip as usize,
             len: len as usize,
             state: RefState::Waiting,
@@ -282,7 +300,7 @@ impl Receiving {
             None => None,
         };
         let output = match bytes {
-            Some(bytes) => Output::Store(Block::verify(reference, bytes)?),
+            Some(bytes) => Output::Store(self.terms.take(Block::verify(reference, bytes)?)),
             None => Output::SealMissed,
         };
         self.numbered.insert(number, reference, None)?;
@@ -297,8 +315,9 @@ impl Receiving {
         }
     }
 
-    fn of_number(&self, number: u64) -> Result<(Reference, Option<Named>), Violation> {
-        self.numbered.get(number).ok_or(Violation::UnknownNumber(number))
+    fn of_number(&self, number: u64) -> Result<Admitted, Violation> {
+        let (reference, older) = self.numbered.get(number).ok_or(Violation::UnknownNumber(number))?;
+        Ok(self.terms.admit(reference, older)?)
     }
 
     /// Takes the store's answer to [`Output::LookUp`].
@@ -330,6 +349,10 @@ impl Receiving {
             return Err(Violation::OutOfPlace);
         }
         item.state = RefState::Ready(item.slice(block.bytes()), source);
+        if !item.entitled {
+            // It is now: it had the bytes.
+            let _ = self.terms.take(block);
+        }
         self.unresolved -= 1;
         self.advance(now);
         Ok(())
@@ -453,8 +476,12 @@ impl Receiving {
             } else if place > 0 {
                 return;
             }
-            item.state = RefState::LookingUp;
             self.looking_ahead += 1;
+            if !item.entitled {
+                item.state = RefState::Missing;
+                continue;
+            }
+            item.state = RefState::LookingUp;
             self.outputs.push_back(Output::LookUp(item.wanted));
         }
     }

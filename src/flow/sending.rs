@@ -1,7 +1,7 @@
 //! The sending half of a flow: bytes of the local leg in, frames for the link out. No I/O.
 //!
 //! A shim's spans go through the splitter; each block then becomes a REF, if the other side has it or can get it from
-//! a neighbour, or DATA. Which of the two is decided at the moment it is sent, so that of several flows that read the
+//! a neighbour (`minter.rs`), or DATA. Which of the two is decided at the moment it is sent, so that of several flows that read the
 //! same new file only one sends each block. The bytes behind a REF are retained until the other side acknowledged it:
 //! they cannot be read again, since we have no credentials at the server.
 //!
@@ -10,22 +10,20 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use wanigan_parsers::wan::{Frame, RUN_BLOCKS_MAX, SealSpan};
 
+use super::minter::Minter;
 use super::retained::RetainedQueue;
 use super::window::CREDIT_BASE;
 use crate::block::split::{CELL_BYTES, Piece, Splitter};
-use crate::block::{Block, Digest, Named, Naming, Reference};
+use crate::block::{Block, Digest, Named, Reference};
 use crate::budget::Budget;
 use crate::fault::OpaqueReason;
-use crate::referral::Neighbours;
 use crate::shim::Span;
 use crate::wan::FetchAnswer;
-use crate::wan::numbering::Numbers;
 
 /// How long a flow is idle before it gives back credit it does not need.
 const IDLE: Duration = Duration::from_secs(1);
@@ -39,17 +37,6 @@ const PUSH_AFTER_MISS_MAX: u32 = 4096;
 /// Referrals that may lead to nothing, one after the other, before blocks go as DATA.
 const REFERRALS_FAILED_MAX: u32 = 64;
 
-/// What makes references: present where the content server's answers arrive.
-#[derive(Debug)]
-pub struct Minter {
-    /// The core's server secrets.
-    pub naming: Arc<RwLock<Naming>>,
-    /// What the edge at the other side and its neighbours were sent.
-    pub neighbours: Neighbours,
-    /// The link's numbers for references.
-    pub numbers: Arc<Numbers>,
-}
-
 /// The sending half of one flow.
 #[derive(Debug)]
 pub struct Sending {
@@ -62,6 +49,8 @@ pub struct Sending {
     /// that was introduced, and how many it did say.
     on_the_way: VecDeque<(Digest, u64)>,
     taken: u64,
+    /// Blocks for this node's own store.
+    kept: VecDeque<Block>,
     retain_bytes_max: u64,
     credit: u64,
     sent: u64,
@@ -116,6 +105,7 @@ impl Sending {
             retained: RetainedQueue::new(budget),
             on_the_way: VecDeque::new(),
             taken: 0,
+            kept: VecDeque::new(),
             retain_bytes_max,
             credit: credit.min(CREDIT_TOTAL_MAX),
             sent: 0,
@@ -164,10 +154,10 @@ impl Sending {
         while let Some(retained) = self.retained.pop_resolved(resolved) {
             if let Some(minter) = &self.minter {
                 if let Some(number) = retained.introduced {
-                    minter.numbers.confirm(number);
+                    minter.confirm(number);
                 }
-                let (record, digest) = (minter.neighbours.record(), &retained.block.reference().digest);
-                if retained.fetched { record.handle_received(digest) } else { record.learn(digest) }
+                let digest = &retained.block.reference().digest;
+                if retained.fetched { minter.handle_taken(digest) } else { minter.handle_resolved(digest) }
             }
             if retained.referred.is_some() && !retained.fetched {
                 self.failed_referrals = 0;
@@ -177,8 +167,8 @@ impl Sending {
             let Some((digest, number)) = self.on_the_way.pop_front() else { break };
             self.taken += 1;
             if let Some(minter) = &self.minter {
-                minter.numbers.confirm(number);
-                minter.neighbours.record().handle_received(&digest);
+                minter.confirm(number);
+                minter.handle_taken(&digest);
             }
         }
     }
@@ -188,24 +178,22 @@ impl Sending {
     pub fn handle_fetch(&mut self, number: u64, refer: bool) -> FetchAnswer {
         let Some(retained) = self.retained.get_mut(number) else { return FetchAnswer::Gone };
         let digest = retained.block.reference().digest;
+        let mut alone = refer;
         if let Some(minter) = &mut self.minter {
-            if refer && let Some(referral) = minter.neighbours.refer(&digest) {
+            if let Some(referral) = minter.refer(&digest, refer) {
                 retained.referred = Some(referral.node);
                 return FetchAnswer::Refer(referral);
             }
-            if let Some(node) = retained.referred.take() {
-                minter.neighbours.forget(node, &digest);
-            }
-            let record = minter.neighbours.record();
-            record.forget(&digest);
+            minter.handle_missed(&digest, retained.referred.take());
             if !retained.fetched {
                 retained.fetched = true;
-                record.handle_sent(&digest);
+                minter.handle_sent(&digest);
             }
+            alone |= !minter.refers();
         }
-        self.failed_referrals += u32::from(!refer);
+        self.failed_referrals += u32::from(!alone);
         // Who has neighbours with the blocks gets more of them there, unless that fails again and again.
-        if refer || self.failed_referrals > REFERRALS_FAILED_MAX {
+        if alone || self.failed_referrals > REFERRALS_FAILED_MAX {
             self.failed_referrals = 0;
             if self.pushing == 0 {
                 self.push_length = (self.push_length * 2).min(PUSH_AFTER_MISS_MAX);
@@ -254,6 +242,13 @@ impl Sending {
         }
     }
 
+    /// Returns the next block that went out in full, for this node's store.
+    ///
+    /// To be called until there is none after each call of [`Sending::poll_frame`].
+    pub fn poll_kept(&mut self) -> Option<Block> {
+        self.kept.pop_front()
+    }
+
     /// Returns opaque bytes since the last call, by reason.
     pub fn poll_opaque(&mut self) -> Vec<(OpaqueReason, usize)> {
         mem::take(&mut self.opaque)
@@ -296,10 +291,7 @@ impl Sending {
                 Piece::Opaque(bytes, reason) => self.pass_on(bytes, reason),
                 Piece::Content(bytes) => match &self.minter {
                     Some(minter) => {
-                        let naming = minter.naming.read().unwrap_or_else(PoisonError::into_inner);
-                        let block = naming.current.mint(bytes);
-                        let digest = &block.reference().digest;
-                        let older = naming.older.as_ref().map(|secret| secret.name(digest));
+                        let (block, older) = minter.mint(bytes);
                         self.queue.push_back(Queued::Block(block, older));
                     }
                     None => self.pass_on(bytes, OpaqueReason::NoShim),
@@ -313,31 +305,33 @@ impl Sending {
     fn send_slice(&mut self, slice: Slice) -> Option<Frame<Bytes>> {
         let room = self.credit.saturating_sub(self.sent);
         let minter = self.minter.as_mut().expect("only a minter's blocks are queued");
-        let known = room >= FRAME_OVERHEAD && minter.neighbours.knows(&slice.block.reference().digest);
-        if known && self.pushing == 0 && self.retained.push(slice.block.clone()) {
+        let known = if room >= FRAME_OVERHEAD { minter.known(slice.block.reference()) } else { None };
+        if let Some(reference) = known
+            && self.pushing == 0
+            && self.retained.push(slice.block.clone())
+        {
             self.sent += FRAME_OVERHEAD;
-            return Some(self.refer(&slice));
+            return Some(self.refer(&slice, reference));
         }
         if room < slice.bytes_at_once() as u64 + FRAME_OVERHEAD {
             self.queue.push_front(Queued::Slice(slice));
             return None;
         }
-        self.pushing = self.pushing.saturating_sub(u32::from(known));
+        self.pushing = self.pushing.saturating_sub(u32::from(known.is_some()));
         let frame = if slice.is_whole() { self.push(&slice.block) } else { self.pass_on_slice(slice) };
         self.sent += frame_cost(&frame);
         Some(frame)
     }
 
     /// Names a block that was just retained: by the link's number where the other side knows that.
-    fn refer(&mut self, slice: &Slice) -> Frame<Bytes> {
+    fn refer(&mut self, slice: &Slice, reference: Reference) -> Frame<Bytes> {
         let Slice { older, skip, len, .. } = *slice;
-        let reference = *slice.block.reference();
-        let numbers = &self.minter.as_ref().expect("only a minter's blocks are queued").numbers;
-        match numbers.find(&reference) {
+        let minter = self.minter.as_ref().expect("only a minter's blocks are queued");
+        match minter.number(&reference) {
             Some(first) if slice.is_whole() => Frame::Run { first, count: self.extend_run(first) },
             Some(number) => Frame::Slice { number, skip, len },
             None => {
-                let number = numbers.assign(&reference);
+                let number = minter.introduce(&reference);
                 self.retained.handle_introduced(number);
                 Frame::Ref { reference, number, older, skip, len }
             }
@@ -365,8 +359,8 @@ impl Sending {
         };
         let reference = block.reference();
         self.credit.saturating_sub(self.sent) >= FRAME_OVERHEAD
-            && minter.numbers.find(reference) == Some(number)
-            && minter.neighbours.knows(&reference.digest)
+            && minter.number(reference) == Some(number)
+            && minter.known(reference).is_some()
             && self.retained.push(block.clone())
     }
 
@@ -384,23 +378,24 @@ impl Sending {
 
     /// Sends a block in full.
     fn push(&mut self, block: &Block) -> Frame<Bytes> {
-        let reference = *block.reference();
-        let number = self.introduce(&reference);
+        let (reference, number) = self.introduce(block.reference());
+        // It may come back in the other direction.
+        self.kept.push_back(block.clone());
         Frame::Data { reference, number, bytes: block.bytes().clone() }
     }
 
     fn send_seal(&mut self, reference: Reference, spans: Vec<SealSpan>) -> Option<Frame<Bytes>> {
-        let number = self.introduce(&reference);
+        let (reference, number) = self.introduce(&reference);
         Some(Frame::Seal { reference, number, spans })
     }
 
-    /// Numbers a block that the other side will have by the frame that this number is for.
-    fn introduce(&mut self, reference: &Reference) -> u64 {
+    /// Names and numbers a block that the other side will have by the frame that this is for.
+    fn introduce(&mut self, reference: &Reference) -> (Reference, u64) {
         let minter = self.minter.as_ref().expect("only a minter's blocks are queued");
-        minter.neighbours.record().handle_sent(&reference.digest);
-        let number = minter.numbers.assign(reference);
+        minter.handle_sent(&reference.digest);
+        let number = minter.introduce(reference);
         self.on_the_way.push_back((reference.digest, number));
-        number
+        (minter.in_full(reference), number)
     }
 
     /// Sends the bytes of a part of a block, or as many as go at once.
@@ -464,10 +459,9 @@ impl Drop for Sending {
     /// What was on its way may never arrive.
     fn drop(&mut self) {
         let Some(minter) = &self.minter else { return };
-        let record = minter.neighbours.record();
-        self.on_the_way.iter().for_each(|(digest, _)| record.handle_lost(digest));
+        self.on_the_way.iter().for_each(|(digest, _)| minter.handle_lost(digest));
         let fetched = self.retained.iter().filter(|retained| retained.fetched);
-        fetched.for_each(|retained| record.handle_lost(&retained.block.reference().digest));
+        fetched.for_each(|retained| minter.handle_lost(&retained.block.reference().digest));
     }
 }
 
@@ -492,10 +486,12 @@ const FRAME_OVERHEAD: u64 = 160;
 mod tests {
     use prometheus::IntGauge;
 
+    use std::sync::{Arc, RwLock};
+
     use super::*;
     use crate::addr::NodeId;
-    use crate::block::ServerSecret;
-    use crate::referral::Holders;
+    use crate::block::{Naming, ServerSecret};
+    use crate::referral::{Holders, Neighbours};
 
     #[test]
     fn an_unknown_block_is_pushed_and_the_next_time_only_named() {
@@ -609,7 +605,8 @@ mod tests {
     fn in_the_grace_period_a_reference_has_both_names() {
         let mut sending = core_half(1 << 20);
         let older = ServerSecret::new([9; 32]);
-        sending.minter.as_ref().unwrap().naming.write().unwrap().older = Some(older.clone());
+        let Some(Minter::Core { naming, .. }) = &sending.minter else { panic!("a core's half") };
+        naming.write().unwrap().older = Some(older.clone());
         read(&mut sending, 1);
         sending.poll_frame();
         read(&mut sending, 1);
@@ -635,7 +632,8 @@ mod tests {
         holders.handle_reached(&holder, vec![([10, 1, 0, edge], 7747).into()]);
         let naming = Naming { current: ServerSecret::new([1; 32]), older: None };
         let neighbours = Neighbours::new(Arc::clone(holders), holder);
-        let minter = Minter { naming: Arc::new(RwLock::new(naming)), neighbours, numbers: Arc::default() };
+        let minter =
+            Minter::Core { naming: Arc::new(RwLock::new(naming)), neighbours, numbers: Arc::default() };
         let budget = Budget::new(budget, IntGauge::new("used", "test").unwrap());
         Sending::new(Some(minter), &budget, 16 << 20, 1 << 30, Instant::now())
     }

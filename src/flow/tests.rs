@@ -8,8 +8,9 @@ use bytes::Bytes;
 use prometheus::IntGauge;
 use wanigan_parsers::wan::{Frame, RUN_BLOCKS_MAX, SealSpan};
 
+use super::minter::Minter;
 use super::receiving::{Output, Receiving, Violation};
-use super::sending::{Minter, Sending};
+use super::sending::Sending;
 use super::window::{CREDIT_BASE, Window};
 use crate::addr::NodeId;
 use crate::block::split::CELL_BYTES;
@@ -19,6 +20,8 @@ use crate::fault::OpaqueReason;
 use crate::referral::{Holders, Neighbours};
 use crate::shim::Span;
 use crate::wan::numbering::{Numbered, Numbers};
+
+mod uploads;
 
 #[test]
 fn a_warm_read_of_64_mib_costs_a_few_hundred_bytes() {
@@ -267,7 +270,7 @@ impl World {
         self.holders.handle_up(&holder, true, true);
         let neighbours = Neighbours::new(Arc::clone(&self.holders), holder);
         let (naming, numbers) = (Arc::clone(&self.naming), Arc::clone(&self.numbers));
-        let minter = Minter { naming, neighbours, numbers };
+        let minter = Minter::Core { naming, neighbours, numbers };
         let receiving = self.receiving();
         let credit = credit.min(receiving.credit());
         Pair {

@@ -114,6 +114,12 @@ async fn connect_until_up(settings: &CoreLinkSettings, metrics: &Metrics, drain:
     loop {
         match connect(settings, metrics, drain).await {
             Ok(link) => {
+                let answering = link.clone();
+                let tasks = drain.clone();
+                drain.spawn("core's fetches", async move {
+                    // The connection's end is reported by whoever watches the connection.
+                    let _ = answering.answer_core(&tasks).await;
+                });
                 let watched = link.clone();
                 let core = settings.core.clone();
                 drain.spawn("link", async move {

@@ -1,5 +1,8 @@
 //! Short streams of a link: FETCH for references that nobody else resolves, and REKEY for new names of blocks.
 //!
+//! Whoever receives a flow's references may FETCH them from their sender, so an edge's fetches go to the core and those
+//! for an upload to the edge; each side has a budget of streams for the other's. REKEY is the edge's alone.
+//!
 //! A FETCH names a flow and numbers in it, never a digest. Its answers come one by one, each a block, an edge to get it
 //! from, or word that it is gone; whoever answers holds one block at a time.
 
@@ -10,10 +13,12 @@ use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use tracing::debug;
 use wanigan_parsers::wan::{Digest, Frame, KeyId, Referral, Secret, StreamKind};
 
-use super::frames::{FrameReader, push_frame, read_frame};
+use super::frames::{FrameReader, push_frame, read_frame, read_kind};
 use super::{FETCH_PRIORITY, Link, LinkError};
+use crate::drain::Drain;
 
 /// A reference of a flow that the other side asks for, and where the answer goes.
 #[derive(Debug)]
@@ -51,19 +56,25 @@ impl Link {
         answers: &mpsc::Sender<(u64, FetchAnswer)>,
     ) -> Result<(), LinkError> {
         let _permit = self.0.fetch_permits.acquire().await.expect("the semaphore is never closed");
-        let (mut send, mut recv) = self.0.connection.open_bi().await?;
         let mut bytes = vec![StreamKind::Fetch.to_byte()];
         let mut asked: HashSet<u64> = numbers.iter().copied().collect();
         Frame::<Bytes>::Fetch { flow, refer, numbers }.encode(&mut bytes);
-        send.write_all(&bytes).await?;
-        let _ = send.finish();
+        // A side that takes no stream is silent too.
+        let opening = async {
+            let (mut send, recv) = self.0.connection.open_bi().await?;
+            send.write_all(&bytes).await?;
+            let _ = send.finish();
+            Ok::<_, LinkError>(recv)
+        };
+        let opened = timeout(FETCH_SILENCE, opening).await;
+        let mut recv = opened.map_err(|_| LinkError::TimedOut(FETCH_SILENCE))??;
         let mut reader = FrameReader::default();
         while !asked.is_empty() {
             let frame = timeout(FETCH_SILENCE, read_frame(&mut recv, &mut reader)).await;
             let answered = match frame.map_err(|_| LinkError::TimedOut(FETCH_SILENCE))?? {
                 Frame::Block(number, bytes) => vec![(number, FetchAnswer::Block(bytes))],
                 Frame::Gone(number) => vec![(number, FetchAnswer::Gone)],
-                Frame::Refer { referral, numbers } => {
+                Frame::Refer { referral, numbers } if refer => {
                     numbers.into_iter().map(|number| (number, FetchAnswer::Refer(referral.clone()))).collect()
                 }
                 _ => return Err(LinkError::Unexpected),
@@ -81,13 +92,39 @@ impl Link {
         Ok(())
     }
 
+    /// Answers the fetches of the core for as long as the link stands: it opens no other streams.
+    ///
+    /// They are answered beside each other, as many as [`FETCH_STREAMS`](super::transport::FETCH_STREAMS), each by the
+    /// flow's own task, so none waits for another flow or for a leg.
+    pub async fn answer_core(&self, drain: &Drain) -> LinkError {
+        loop {
+            let (send, mut recv) = match self.accept().await {
+                Ok(streams) => streams,
+                Err(error) => return error.into(),
+            };
+            let link = self.clone();
+            drain.spawn("core's fetch", async move {
+                let answered = match timeout(FETCH_SILENCE, read_kind(&mut recv)).await {
+                    Ok(Ok(Some(StreamKind::Fetch))) => link.answer_fetch(send, recv).await,
+                    Ok(Ok(_)) => Err(LinkError::Unexpected),
+                    Ok(Err(error)) => Err(error.into()),
+                    Err(_) => Err(LinkError::TimedOut(FETCH_SILENCE)),
+                };
+                if let Err(error) = answered {
+                    debug!(error = &error as &dyn std::error::Error, "the core's fetch broke");
+                }
+            });
+        }
+    }
+
     /// Answers a fetch stream whose first byte was read.
     ///
     /// # Errors
     /// [`LinkError`] when the stream breaks or asks for what it may not.
     pub async fn answer_fetch(&self, mut send: SendStream, mut recv: RecvStream) -> Result<(), LinkError> {
+        let frame = timeout(FETCH_SILENCE, read_frame(&mut recv, &mut FrameReader::default())).await;
         let Frame::Fetch { flow, refer, numbers } =
-            read_frame(&mut recv, &mut FrameReader::default()).await?
+            frame.map_err(|_| LinkError::TimedOut(FETCH_SILENCE))??
         else {
             return Err(LinkError::Unexpected);
         };
@@ -174,5 +211,5 @@ impl Referrals {
     }
 }
 
-/// How long a fetch may bring no block before its flow is given up.
+/// How long a fetch may bring no block, or its question may take, before its flow is given up.
 const FETCH_SILENCE: Duration = Duration::from_secs(30);

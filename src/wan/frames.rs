@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, RecvStream};
-use wanigan_parsers::wan::{Frame, FrameError};
+use wanigan_parsers::wan::{Frame, FrameError, StreamKind};
 
 /// Gathers the bytes of a stream until they make a frame.
 ///
@@ -42,6 +42,17 @@ pub enum StreamError {
     /// The stream ended inside a frame or before one.
     #[error("stream ended early")]
     Ended,
+}
+
+/// Waits for the first byte of a stream, and returns what it says the stream is for.
+///
+/// # Errors
+/// [`StreamError`].
+pub async fn read_kind(recv: &mut RecvStream) -> Result<Option<StreamKind>, StreamError> {
+    match recv.read_chunk(1, true).await? {
+        Some(chunk) => Ok(StreamKind::from_byte(chunk.bytes[0])),
+        None => Err(StreamError::Ended),
+    }
 }
 
 /// Waits for the next frame.

@@ -20,7 +20,8 @@ use super::session::{DEAD_AFTER, KEEP_ALIVE};
 use crate::config::{Config, Congestion};
 use crate::metrics::Metrics;
 
-/// Streams for fetches that exist beside those for flows; one more is for control.
+/// Streams for fetches in each direction: at a core they exist beside those for flows and one for control, at an edge
+/// there are no others.
 pub const FETCH_STREAMS: u32 = 256;
 
 /// Receive window of a stream, in bytes: wider than any credit a flow gives, so that it never stops one.
@@ -29,8 +30,8 @@ pub const STREAM_WINDOW: u64 = 16 << 20;
 /// What a link's transport may use.
 #[derive(Debug, Clone, Copy)]
 pub struct TransportSettings {
-    /// Flows at once.
-    pub flows: u32,
+    /// Streams that the other side may have open.
+    pub streams: u32,
     /// Memory for flows, the limit of what may be received and not yet taken.
     pub memory_bytes: u64,
     /// Congestion control.
@@ -38,11 +39,17 @@ pub struct TransportSettings {
 }
 
 impl TransportSettings {
-    /// Returns what a node's configuration says, the same for either role.
+    /// Returns what a core's configuration says: its edges open flows and fetches, and one stream for control.
     #[must_use]
-    pub fn of(config: &Config) -> Self {
+    pub fn of_core(config: &Config) -> Self {
+        Self { streams: config.limits.flows.saturating_add(FETCH_STREAMS + 1), ..Self::of_edge(config) }
+    }
+
+    /// Returns what an edge's configuration says: its cores open fetches and nothing else.
+    #[must_use]
+    pub fn of_edge(config: &Config) -> Self {
         Self {
-            flows: config.limits.flows,
+            streams: FETCH_STREAMS,
             memory_bytes: config.limits.memory.as_u64(),
             congestion: config.link.congestion,
         }
@@ -60,7 +67,6 @@ impl TransportSettings {
 #[must_use]
 pub fn transport_config(settings: &TransportSettings) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
-    let streams = settings.flows.saturating_add(FETCH_STREAMS + 1);
     let controller: Arc<dyn ControllerFactory + Send + Sync> = match settings.congestion {
         Congestion::Cubic => Arc::new(CubicConfig::default()),
         Congestion::Bbr => Arc::new(BbrConfig::default()),
@@ -68,7 +74,7 @@ pub fn transport_config(settings: &TransportSettings) -> Arc<TransportConfig> {
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(ACK_EVERY_PACKETS);
     config
-        .max_concurrent_bidi_streams(streams.into())
+        .max_concurrent_bidi_streams(settings.streams.into())
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u64(STREAM_WINDOW).expect("far below 2^62"))
         .receive_window(VarInt::from_u64(settings.memory_bytes.max(2 * STREAM_WINDOW)).unwrap_or(VarInt::MAX))

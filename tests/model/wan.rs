@@ -10,8 +10,9 @@ use wanigan::block::split::CELL_BYTES;
 use wanigan::block::{Block, KeyId, Naming, Reference, ServerSecret, tag};
 use wanigan::budget::Budget;
 use wanigan::fetch::plan::{CoreAnswer, FlowKey, Want};
+use wanigan::flow::minter::Minter;
 use wanigan::flow::receiving::{Output, Receiving, Wanted};
-use wanigan::flow::sending::{Minter, Sending};
+use wanigan::flow::sending::Sending;
 use wanigan::flow::window::Window;
 use wanigan::matching::Knowledge;
 use wanigan::metrics::Source;
@@ -162,7 +163,7 @@ impl World {
         let core_ref = &self.cores[core];
         let holder = core_ref.holder(edge);
         let neighbours = Neighbours::new(Arc::clone(&core_ref.holders), holder);
-        let minter = Minter { naming: Arc::clone(&core_ref.naming), neighbours, numbers };
+        let minter = Minter::Core { naming: Arc::clone(&core_ref.naming), neighbours, numbers };
         let sending = Sending::new(Some(minter), &core_ref.budget, 1 << 20, receiving.credit(), now);
         let (life, round_trip) = (edge.life(), edge.round_trip);
         let flow = Flow {

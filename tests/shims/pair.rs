@@ -11,8 +11,9 @@ use proptest::prelude::*;
 use wanigan::addr::NodeId;
 use wanigan::block::{Block, Naming, Reference, ServerSecret};
 use wanigan::budget::Budget;
+use wanigan::flow::minter::Minter;
 use wanigan::flow::receiving::{Output, Receiving, Wanted};
-use wanigan::flow::sending::{Minter, Sending};
+use wanigan::flow::sending::Sending;
 use wanigan::flow::window::{CREDIT_BASE, Window};
 use wanigan::metrics::Source;
 use wanigan::referral::{Holders, Neighbours};
@@ -55,7 +56,7 @@ impl Node {
             let naming = Naming { current: ServerSecret::new([7; 32]), older: None };
             let edge = site.holders.of(NodeId([1; 32]), &"lisbon".parse().unwrap()).unwrap();
             let neighbours = Neighbours::new(Arc::clone(&site.holders), edge);
-            Minter { naming: Arc::new(RwLock::new(naming)), neighbours, numbers: Arc::default() }
+            Minter::Core { naming: Arc::new(RwLock::new(naming)), neighbours, numbers: Arc::default() }
         });
         let window = Window::open(&budget).unwrap();
         Self {
