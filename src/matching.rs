@@ -3,7 +3,6 @@
 //!
 //! [`record`] guesses which blocks the other side holds; [`map`] remembers which block's bytes lie where in an object,
 //! and [`anchors`] give places in content names by which they are found again wherever they moved; [`matcher`] puts
-//!
 //! these together. [`uploads`] knows which blocks an edge may refer to.
 
 pub mod anchors;
