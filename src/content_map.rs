@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use crate::matching::ContentMap;
+use crate::matching::matcher::MapHandle;
 use crate::metrics::ContentMapMetrics;
 use crate::store::{Store, StoreConfig};
 
@@ -33,6 +34,15 @@ mod tests;
 
 use file::MapFile;
 use saver::Saver;
+
+/// What a node keeps of the content that went through it. Clones are the same.
+#[derive(Clone)]
+pub struct Kept {
+    /// The blocks.
+    pub store: Store,
+    /// Where they are in the servers' content.
+    pub map: SharedMap,
+}
 
 /// Where a map is kept and how much it knows.
 #[derive(Debug, Clone)]
@@ -56,7 +66,7 @@ pub struct SharedMap {
 }
 
 struct Shared {
-    map: Mutex<ContentMap>,
+    map: Arc<Mutex<ContentMap>>,
     metrics: ContentMapMetrics,
 }
 
@@ -88,7 +98,7 @@ impl SharedMap {
             file.load(&mut map)?;
             Ok(file)
         });
-        let shared = Arc::new(Shared { map: Mutex::new(map), metrics });
+        let shared = Arc::new(Shared { map: Arc::new(Mutex::new(map)), metrics });
         shared.with(|_| ());
         let started = file.map_err(saver::Fault::from).and_then(|file| {
             let (sender, closing) = sync_channel(1);
@@ -102,10 +112,16 @@ impl SharedMap {
     /// Makes a map that is kept nowhere.
     #[must_use]
     pub fn memory_only(map: ContentMap, metrics: ContentMapMetrics) -> Self {
-        Self { shared: Arc::new(Shared { map: Mutex::new(map), metrics }), saver: None }
+        Self { shared: Arc::new(Shared { map: Arc::new(Mutex::new(map)), metrics }), saver: None }
     }
 
-    /// Looks or learns. Calls are short: others wait for them, on threads that carry flows.
+    /// Returns the map itself. Calls are to be short: others wait for them, on threads that carry flows.
+    #[must_use]
+    pub fn handle(&self) -> MapHandle {
+        Arc::clone(&self.shared.map)
+    }
+
+    /// Looks or learns.
     pub fn with<T>(&self, call: impl FnOnce(&mut ContentMap) -> T) -> T {
         self.shared.with(call)
     }

@@ -24,7 +24,7 @@ use self::naming::CoreNaming;
 use crate::addr::{NodeId, ServerAddr};
 use crate::budget::Budget;
 use crate::config::{AllowServers, Config};
-use crate::content_map::{MapConfig, SharedMap};
+use crate::content_map::Kept;
 use crate::drain::Tasks;
 use crate::fault::{FlowRefusal, Once};
 use crate::fetch::Blocks;
@@ -34,6 +34,7 @@ use crate::flow::sending::Sending;
 use crate::flow::terms::{Entitlement, Terms};
 use crate::flow::window::Window;
 use crate::flow::{End, Flow};
+use crate::matching::matcher::Matcher;
 use crate::metrics::Metrics;
 use crate::pki::{self, NodeIdentity, PeerIdentity};
 use crate::proof::LINK_EXPORTER_LABEL;
@@ -41,7 +42,6 @@ use crate::referral::{Holder, Holders, Neighbours};
 use crate::relay;
 use crate::secret_file::{self, SecretFileError};
 use crate::shim::detecting::Detecting;
-use crate::store::{Store, StoreConfig};
 use crate::wan::frames::{FrameReader, READ_BYTES, read_frame, read_kind};
 use crate::wan::session::choose_version;
 use crate::wan::transport::{TransportSettings, bind_server, transport_config};
@@ -62,12 +62,9 @@ pub enum CoreStartError {
 pub struct Started {
     /// Where edges connect, to be closed at the end.
     pub endpoint: Endpoint,
-    /// What it knows of the servers' content, to be closed when the flows have ended and before the store.
-    pub map: SharedMap,
 }
 
-/// Starts the core that the configuration asks for, over the node's store, which lies where `kept` says. Returns
-/// `None` without a `[core]`.
+/// Starts the core that the configuration asks for, over what the node keeps. Returns `None` without a `[core]`.
 ///
 /// # Errors
 /// [`CoreStartError`].
@@ -75,7 +72,7 @@ pub fn start(
     config: &Config,
     identity: &NodeIdentity,
     budget: &Budget,
-    (store, kept): (&Store, &StoreConfig),
+    kept: &Kept,
     metrics: &Metrics,
     tasks: &Tasks,
 ) -> Result<Option<Started>, CoreStartError> {
@@ -90,7 +87,6 @@ pub fn start(
     let listen = settings.listen;
     let endpoint = bind_server(listen, server, &reset_key(&reset), metrics)
         .map_err(|error| CoreStartError::Listen(listen, error))?;
-    let map = SharedMap::open(&MapConfig::beside(kept, "core-map"), store, metrics.content_map.clone());
     let core = Arc::new(Core {
         allow_servers: settings.allow_servers.clone(),
         dial_timeout: settings.dial_timeout,
@@ -103,8 +99,7 @@ pub fn start(
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
         own: identity.identity().id,
-        store: store.clone(),
-        map: map.clone(),
+        kept: kept.clone(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
     });
@@ -113,7 +108,7 @@ pub fn start(
     tasks.flows.spawn("edges", async move {
         stopping.run_until_cancelled(serve(core, accepting)).await;
     });
-    Ok(Some(Started { endpoint, map }))
+    Ok(Some(Started { endpoint }))
 }
 
 /// Derives the key by which a restarted core tells edges that their links are gone (RFC 9000 section 10.3).
@@ -147,10 +142,8 @@ pub struct Core {
     pub retain_bytes_max: u64,
     /// This node.
     own: NodeId,
-    /// The node's blocks, to compare with what servers send and for uploads to refer to.
-    pub store: Store,
-    /// Which of them lie where in the servers' content.
-    pub map: SharedMap,
+    /// Blocks to compare with what servers send and for uploads to refer to.
+    pub kept: Kept,
     /// Counts.
     pub metrics: Metrics,
     /// Where connections and links run.
@@ -268,7 +261,7 @@ impl Core {
         let identity = identity_of(connection)?;
         let holder = self.holders.of(identity.id, &identity.site).ok_or(Refusal::TooManyEdges)?;
         let (metrics, tasks) = (self.metrics.clone(), &self.tasks.links);
-        let blocks = Blocks::of_uploads(self.own, self.store.clone(), metrics, tasks);
+        let blocks = Blocks::of_uploads(self.own, self.kept.store.clone(), metrics, tasks);
         Ok(Peer { identity, holder, blocks })
     }
 
@@ -374,11 +367,19 @@ impl Core {
         stream.send.write_all(&bytes).await?;
         let neighbours = Neighbours::new(Arc::clone(&self.holders), Arc::clone(&edge.holder));
         let minter = Minter::Core { naming: self.naming.naming(), neighbours, numbers: link.numbers() };
+        let matcher = Matcher::new(self.kept.map.handle(), &server.key(), &self.budget);
         let flow = Flow {
             stream,
             fetches: edge.blocks.flow(link.clone(), port.flow()),
             port,
-            sending: Sending::new(Some(minter), &self.budget, self.retain_bytes_max, credit, Instant::now()),
+            sending: Sending::new(
+                Some(minter),
+                matcher,
+                &self.budget,
+                self.retain_bytes_max,
+                credit,
+                Instant::now(),
+            ),
             receiving,
             shim: Box::new(Detecting::new()),
             sends: Direction::ToClient,

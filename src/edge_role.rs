@@ -22,6 +22,7 @@ use crate::addr::{ClientAddr, ServerAddr};
 use crate::block::ServerSecret;
 use crate::budget::Budget;
 use crate::config::{self, Config, CoreAddress, InterceptMode, Routes};
+use crate::content_map::{Kept, SharedMap};
 use crate::drain::{Drain, Tasks};
 use crate::fault::{DirectReason, ResetReason};
 use crate::fetch::Blocks;
@@ -36,6 +37,7 @@ use crate::intercept::{
     Accept, Accepted, InterceptError, InterceptSettings, Interceptor, Mode, Rules, accept_fault,
 };
 use crate::matching::uploads::{KNOWN_BLOCKS, Known, KnownOnLink};
+use crate::matching::matcher::Matcher;
 use crate::metrics::Metrics;
 use crate::peer::Peers;
 use crate::pki::{CORE_SERVER_NAME, NodeIdentity};
@@ -76,7 +78,7 @@ pub struct Started {
     pub listening: Vec<SocketAddr>,
 }
 
-/// Starts the edge that the configuration asks for, over the node's store: a link to each core, a source of
+/// Starts the edge that the configuration asks for, over what the node keeps: a link to each core, a source of
 /// connections for each `[[edge.intercept]]`. Returns `None` without an `[edge]`.
 ///
 /// # Errors
@@ -85,11 +87,12 @@ pub async fn start(
     config: &Config,
     identity: &NodeIdentity,
     budget: &Budget,
-    store: &Store,
+    kept: &Kept,
     metrics: &Metrics,
     tasks: &Tasks,
 ) -> Result<Option<Started>, EdgeStartError> {
     let Some(settings) = &config.edge else { return Ok(None) };
+    let store = &kept.store;
     let neighbourhood = if config.peers.enabled {
         Some(Neighbourhood::start(config, identity, store, metrics, &tasks.links)?)
     } else {
@@ -110,6 +113,7 @@ pub async fn start(
         blocks: blocks.with_uploads(uploads.clone()),
         uploads,
         known,
+        map: kept.map.clone(),
         flow_permits: Semaphore::new(config.limits.flows as usize),
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
@@ -292,6 +296,8 @@ pub struct Edge {
     pub blocks: Blocks,
     /// Names what clients upload, in this edge's own store.
     pub uploads: ServerSecret,
+    /// Where blocks are in what clients write.
+    pub map: SharedMap,
     /// What uploads may refer to, by core.
     pub known: HashMap<CoreAddress, Arc<Known>>,
     /// Flows at once, over all links; each core has a limit of its own.
@@ -396,12 +402,20 @@ impl Edge {
         let (stream, port) = link.open_flow(open).await?;
         let minter =
             Minter::Edge { own: self.uploads.clone(), known: known.clone(), numbers: link.numbers() };
+        let matcher = Matcher::new(self.map.handle(), &server.key(), &self.budget).of_uploads();
         let now = Instant::now();
         Some(Flow {
             stream,
             fetches: self.blocks.flow(link.clone(), port.flow()),
             port,
-            sending: Sending::new(Some(minter), &self.budget, self.retain_bytes_max, CREDIT_BASE, now),
+            sending: Sending::new(
+                Some(minter),
+                matcher,
+                &self.budget,
+                self.retain_bytes_max,
+                CREDIT_BASE,
+                now,
+            ),
             receiving,
             shim: Box::new(Detecting::new()),
             sends: Direction::ToServer,

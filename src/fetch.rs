@@ -27,7 +27,7 @@ pub mod plan;
 
 use self::plan::{Action, CoreAnswer, EntryId, FlowKey, Plan, Want};
 use crate::addr::NodeId;
-use crate::block::{Block, KeyId, Named, Reference, ServerSecret, Tag, tag};
+use crate::block::{Block, Digest, Hashed, KeyId, Named, Reference, ServerSecret, Tag, tag};
 use crate::discovery::{self, Discovery};
 use crate::drain::Drain;
 use crate::fault::GetOutcome;
@@ -185,6 +185,17 @@ impl Blocks {
     #[must_use]
     pub fn find_now(&self, want: &Want) -> Option<Block> {
         self.store.get_now(&want.reference)
+    }
+
+    /// Returns a block by its digest alone if it is in memory, to be compared with bytes that were just read.
+    #[must_use]
+    pub fn peek_now(&self, digest: &Digest, len: u32) -> Option<Hashed> {
+        self.store.get_digest_now(digest, len).map(Hashed::from)
+    }
+
+    /// Returns a block by its digest alone, to be compared with bytes that were just read.
+    pub async fn peek(&self, digest: &Digest, len: u32) -> Option<Hashed> {
+        self.store.get_digest(digest, len).await.map(Hashed::from)
     }
 
     /// Returns the block if the store has it: under its name, its older one, or as an upload.

@@ -39,7 +39,7 @@ mod tests;
 
 use self::receiving::{LOOKAHEAD, Output, Receiving, Violation, Wanted};
 use self::sending::Sending;
-use crate::block::Block;
+use crate::block::{Block, Digest, Hashed};
 use crate::fault::ResetReason;
 use crate::fetch::plan::Want;
 use crate::fetch::{Blocks, FlowFetches, WANTS_MAX};
@@ -92,6 +92,8 @@ pub struct Flow {
 /// Results of what ran beside the flow's loop.
 enum Job {
     LookedUp(u64, Option<Block>),
+    /// A block to compare with what the leg said.
+    Loaded(Digest, Option<Hashed>),
     /// What is missing was asked for; it comes through the flow's fetches.
     Wanted,
 }
@@ -191,6 +193,7 @@ impl Flow {
         self.handle_frames()?;
         loop {
             self.handle_outputs(buffers, &mut jobs)?;
+            self.load(&mut jobs);
             if buffers.leg_reset {
                 tokio::time::sleep(SETTLE).await;
                 return Err(self.other_leg_broke());
@@ -444,11 +447,24 @@ impl Flow {
             Ok(Job::LookedUp(number, block)) => {
                 self.receiving.handle_looked_up(number, block, Instant::now())
             }
+            Ok(Job::Loaded(digest, block)) => self.sending.handle_loaded(&digest, block),
             Ok(Job::Wanted) => {}
             // A bug of ours; the panic was logged.
             Err(_) => return Err(End::Reset(ResetReason::Unresolved)),
         }
         Ok(())
+    }
+
+    /// Has the blocks loaded that are to be compared with what the leg said.
+    fn load(&mut self, jobs: &mut JoinSet<Job>) {
+        while let Some((digest, len)) = self.sending.poll_load() {
+            if let Some(block) = self.blocks.peek_now(&digest, len) {
+                self.sending.handle_loaded(&digest, Some(block));
+                continue;
+            }
+            let blocks = self.blocks.clone();
+            jobs.spawn(async move { Job::Loaded(digest, blocks.peek(&digest, len).await) });
+        }
     }
 
     /// Turns the frames that have credit into chunks for the stream, and ends it after FIN.

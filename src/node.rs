@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::admin::{Admin, AdminError, PeerReport};
 use crate::budget::Budget;
 use crate::config::{self, CertificateError, Config};
+use crate::content_map::{Kept, MapConfig, SharedMap};
 use crate::core_role::{self, CoreStartError};
 use crate::drain::{Drain, Stopped, Tasks};
 use crate::edge_role::{self, EdgeStartError};
@@ -90,11 +91,14 @@ pub async fn start(config: &Config) -> Result<Running, NodeError> {
     let memory = config.limits.memory.as_u64();
     let budget = Budget::new(memory, metrics.memory_bytes.clone());
     metrics.memory_limit_bytes.set(i64::try_from(memory).unwrap_or(i64::MAX));
-    let kept = store_config(config);
-    let store = Store::open(kept.clone(), metrics.store.clone())?;
+    let store_config = store_config(config);
+    let store = Store::open(store_config.clone(), metrics.store.clone())?;
+    let map = MapConfig::beside(&store_config, "content-map");
+    let map = SharedMap::open(&map, &store, metrics.content_map.clone());
+    let kept = Kept { store, map };
     // The core first: a node with both roles may be its own edge's core.
-    let core = core_role::start(config, &identity, &budget, (&store, &kept), &metrics, &tasks)?;
-    let edge = edge_role::start(config, &identity, &budget, &store, &metrics, &tasks).await?;
+    let core = core_role::start(config, &identity, &budget, &kept, &metrics, &tasks)?;
+    let edge = edge_role::start(config, &identity, &budget, &kept, &metrics, &tasks).await?;
     // Who finds the node healthy finds its interception in place.
     if let Some(mut admin) = admin {
         if let Some(peers) = edge.as_ref().and_then(|edge| edge.peers.clone()) {
@@ -104,7 +108,7 @@ pub async fn start(config: &Config) -> Result<Running, NodeError> {
     }
     let (name, site) = (&config.node.name, &config.node.site);
     tracing::info!(%name, %site, roles = %identity.identity().roles, version = env!("CARGO_PKG_VERSION"), "running");
-    Ok(Running { metrics, tasks, operators, store, core, edge })
+    Ok(Running { metrics, tasks, operators, kept, core, edge })
 }
 
 /// Returns where the configuration puts the node's store, of which there is one for all its roles.
@@ -120,7 +124,7 @@ pub struct Running {
     metrics: Metrics,
     tasks: Tasks,
     operators: Drain,
-    store: Store,
+    kept: Kept,
     core: Option<core_role::Started>,
     edge: Option<edge_role::Started>,
 }
@@ -155,12 +159,9 @@ impl Running {
         if let Stopped::Cut(tasks) = self.tasks.flows.stop(Duration::from_secs(STOP_SECONDS)).await {
             tracing::warn!(tasks, "some tasks did not end in time");
         }
-        let map = self.core.as_ref().map(|core| core.map.clone());
         let closing = async {
-            if let Some(map) = map {
-                map.close().await;
-            }
-            self.store.close().await;
+            self.kept.map.close().await;
+            self.kept.store.close().await;
         };
         if tokio::time::timeout(CLOSE_DEADLINE, closing).await.is_err() {
             tracing::warn!("the store did not close in time");

@@ -7,11 +7,11 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use bytes::Bytes;
 use wanigan_parsers::wan::Referral;
 
 use crate::addr::NodeId;
-use crate::block::{Block, Digest, Named, Naming, Reference, ServerSecret};
+use crate::block::{Block, Digest, Hashed, Named, Naming, Reference, ServerSecret};
+use crate::matching::Knowledge;
 use crate::matching::uploads::{KnownOnLink, UNNAMED};
 use crate::referral::Neighbours;
 use crate::wan::numbering::Numbers;
@@ -42,15 +42,15 @@ pub enum Minter {
 impl Minter {
     /// Makes a block of bytes that came from the leg, and its name under the older server secret.
     #[must_use]
-    pub fn mint(&self, bytes: Bytes) -> (Block, Option<Named>) {
+    pub fn mint(&self, content: Hashed) -> (Block, Option<Named>) {
         match self {
             Self::Core { naming, .. } => {
                 let naming = naming.read().unwrap_or_else(PoisonError::into_inner);
-                let block = naming.current.mint(bytes);
+                let block = naming.current.mint_hashed(content);
                 let older = naming.older.as_ref().map(|secret| secret.name(&block.reference().digest));
                 (block, older)
             }
-            Self::Edge { own, .. } => (own.mint(bytes), None),
+            Self::Edge { own, .. } => (own.mint_hashed(content), None),
         }
     }
 
@@ -59,6 +59,17 @@ impl Minter {
         match self {
             Self::Core { neighbours, .. } => neighbours.knows(&reference.digest).then_some(*reference),
             Self::Edge { known, .. } => known.refer(&reference.digest).map(|named| reference.under(named)),
+        }
+    }
+
+    /// Returns whether the other side may be told of a block of which it is sent a part. What a core names entitles to
+    /// the whole: the edge was sent it before, or somebody was, of this version of this file, for which servers grant
+    /// reading in whole. An edge names what its client has.
+    #[must_use]
+    pub fn may_name_part(&self, digest: &Digest, same_version: bool) -> bool {
+        match self {
+            Self::Core { neighbours, .. } => same_version || neighbours.record().knows(digest) == Knowledge::Held,
+            Self::Edge { .. } => true,
         }
     }
 

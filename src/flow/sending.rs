@@ -1,6 +1,6 @@
 //! The sending half of a flow: bytes of the local leg in, frames for the link out. No I/O.
 //!
-//! A shim's spans go through the splitter; each block then becomes a REF, if the other side has it or can get it from
+//! A shim's spans go through the matcher; each block then becomes a REF, if the other side has it or can get it from
 //! a neighbour (`minter.rs`), or DATA. Which of the two is decided at the moment it is sent, so that of several flows that read the
 //! same new file only one sends each block. The bytes behind a REF are retained until the other side acknowledged it:
 //! they cannot be read again, since we have no credentials at the server.
@@ -18,10 +18,10 @@ use wanigan_parsers::wan::{Frame, RUN_BLOCKS_MAX, SealSpan};
 use super::minter::Minter;
 use super::retained::RetainedQueue;
 use super::window::CREDIT_BASE;
-use crate::block::split::{CELL_BYTES, Piece, Splitter};
-use crate::block::{Block, Digest, Named, Reference};
+use crate::block::{Block, Digest, Hashed, Named, Reference};
 use crate::budget::Budget;
 use crate::fault::OpaqueReason;
+use crate::matching::matcher::{self, CELL_BYTES, Matcher, Piece};
 use crate::shim::Span;
 use crate::wan::FetchAnswer;
 
@@ -41,7 +41,7 @@ const REFERRALS_FAILED_MAX: u32 = 64;
 #[derive(Debug)]
 pub struct Sending {
     minter: Option<Minter>,
-    splitter: Splitter,
+    matcher: Matcher,
     queue: VecDeque<Queued>,
     opaque: Vec<(OpaqueReason, usize)>,
     retained: RetainedQueue,
@@ -61,6 +61,8 @@ pub struct Sending {
     /// Referrals that led to nothing since the last that did not.
     failed_referrals: u32,
     ended: bool,
+    /// What is said when everything that was read went out.
+    closing: Option<Frame<Bytes>>,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,6 @@ enum Queued {
     /// A part of a block. Whoever queues it has decided that the other side is entitled to the whole.
     Slice(Slice),
     /// A block whose bytes went as LITERAL.
-    #[cfg_attr(not(test), expect(dead_code, reason = "whoever assembles blocks seals them"))]
     Seal {
         reference: Reference,
         spans: Vec<SealSpan>,
@@ -92,6 +93,7 @@ impl Sending {
     #[must_use]
     pub fn new(
         minter: Option<Minter>,
+        matcher: Matcher,
         budget: &Budget,
         retain_bytes_max: u64,
         credit: u64,
@@ -99,7 +101,7 @@ impl Sending {
     ) -> Self {
         Self {
             minter,
-            splitter: Splitter::default(),
+            matcher,
             queue: VecDeque::new(),
             opaque: Vec::new(),
             retained: RetainedQueue::new(budget),
@@ -114,37 +116,50 @@ impl Sending {
             push_length: PUSH_AFTER_MISS / 2,
             failed_referrals: 0,
             ended: false,
+            closing: None,
         }
     }
 
     /// Takes bytes that were read from the leg, partitioned by `spans`.
     pub fn handle_input(&mut self, bytes: Bytes, spans: &[Span], now: Instant) {
         self.last_activity = now;
-        self.splitter.handle_input(bytes, spans);
+        self.matcher.handle_input(bytes, spans);
         self.take_pieces();
     }
 
     /// The leg is being read and has nothing to say at this moment.
     pub fn handle_wait(&mut self, now: Instant) {
-        self.splitter.handle_wait(now);
+        self.matcher.handle_wait(now);
     }
 
     /// The leg ended in good order.
     pub fn handle_end(&mut self) {
-        self.splitter.handle_end();
-        self.take_pieces();
-        self.queue.push_back(Queued::Frame(Frame::Fin));
-        self.ended = true;
+        self.end(Frame::Fin);
     }
 
     /// The leg was reset: what was read of it goes first.
     pub fn handle_reset(&mut self) {
         if !self.ended {
-            self.splitter.handle_end();
-            self.take_pieces();
-            self.queue.push_back(Queued::Frame(Frame::Reset));
-            self.ended = true;
+            self.end(Frame::Reset);
         }
+    }
+
+    fn end(&mut self, last: Frame<Bytes>) {
+        self.ended = true;
+        self.closing = Some(last);
+        self.matcher.handle_end();
+        self.take_pieces();
+    }
+
+    /// Returns the digest and length of a block of this node's own store that is to be compared with what was read.
+    pub fn poll_load(&mut self) -> Option<(Digest, u32)> {
+        self.matcher.poll_load()
+    }
+
+    /// Takes the answer to [`Sending::poll_load`].
+    pub fn handle_loaded(&mut self, digest: &Digest, block: Option<Hashed>) {
+        self.matcher.handle_loaded(digest, block);
+        self.take_pieces();
     }
 
     /// Takes the totals that the other side reported: references resolved, DATA and SEAL frames taken, credit given.
@@ -205,7 +220,7 @@ impl Sending {
 
     /// Lets go of held bytes and of credit whose time has come.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.splitter.handle_timeout(now);
+        self.matcher.handle_timeout(now);
         self.take_pieces();
         if self.spare_credit() > 0 && now >= self.last_activity + IDLE && self.queue.is_empty() {
             let spare = self.spare_credit();
@@ -218,7 +233,7 @@ impl Sending {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let idle = (self.spare_credit() > 0 && self.queue.is_empty()).then(|| self.last_activity + IDLE);
-        [self.splitter.poll_timeout(), idle].into_iter().flatten().min()
+        [self.matcher.poll_timeout(), idle].into_iter().flatten().min()
     }
 
     /// Returns the next frame, if there is one and credit to begin it.
@@ -257,13 +272,16 @@ impl Sending {
     /// Returns whether more of the leg should be read.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        self.queue.is_empty() && self.retained.bytes() < self.retain_bytes_max && !self.ended
+        self.queue.is_empty()
+            && self.retained.bytes() < self.retain_bytes_max
+            && !self.ended
+            && self.matcher.wants_input()
     }
 
     /// Returns whether the leg ended and the other side needs nothing more of this half.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.ended && self.queue.is_empty() && self.retained.is_empty() && self.on_the_way.is_empty()
+        self.is_sent() && self.retained.is_empty() && self.on_the_way.is_empty()
     }
 
     /// Returns whether the leg's end was taken in.
@@ -275,7 +293,7 @@ impl Sending {
     /// Returns whether the leg ended and every frame was taken, FIN or RESET last.
     #[must_use]
     pub fn is_sent(&self) -> bool {
-        self.ended && self.queue.is_empty()
+        self.ended && self.closing.is_none() && self.queue.is_empty()
     }
 
     fn spare_credit(&self) -> u64 {
@@ -286,17 +304,51 @@ impl Sending {
     }
 
     fn take_pieces(&mut self) {
-        while let Some(piece) = self.splitter.poll_piece() {
-            match piece {
-                Piece::Opaque(bytes, reason) => self.pass_on(bytes, reason),
-                Piece::Content(bytes) => match &self.minter {
-                    Some(minter) => {
-                        let (block, older) = minter.mint(bytes);
-                        self.queue.push_back(Queued::Block(block, older));
-                    }
-                    None => self.pass_on(bytes, OpaqueReason::NoShim),
-                },
+        while let Some(piece) = self.matcher.poll_piece() {
+            match (piece, &self.minter) {
+                (Piece::Opaque(bytes, reason), _) => self.pass_on(bytes, reason),
+                (Piece::New(content), Some(minter)) => {
+                    let (block, older) = minter.mint(content);
+                    self.kept.push_back(block.clone());
+                    self.queue.push_back(Queued::Block(block, older));
+                }
+                (Piece::Whole(content), Some(minter)) => {
+                    let (block, older) = minter.mint(content);
+                    self.queue.push_back(Queued::Block(block, older));
+                }
+                (Piece::Seal(content, spans), Some(minter)) => {
+                    let (block, _) = minter.mint(content);
+                    let reference = *block.reference();
+                    self.kept.push_back(block);
+                    self.queue.push_back(Queued::Seal { reference, spans });
+                }
+                (Piece::Slice(slice), Some(_)) => self.take_slice(&slice),
+                (Piece::New(content) | Piece::Whole(content), None) => {
+                    self.pass_on(content.bytes().clone(), OpaqueReason::NoShim);
+                }
+                (Piece::Slice(slice), None) => self.pass_on(slice.bytes(), OpaqueReason::NoShim),
+                (Piece::Seal(..), None) => {}
             }
+        }
+        if self.matcher.is_empty() {
+            self.queue.extend(self.closing.take().map(Queued::Frame));
+        }
+    }
+
+    /// Takes a part of a block: the other side is told of the block only if it may be, and can have it.
+    fn take_slice(&mut self, slice: &matcher::Slice) {
+        let minter = self.minter.as_mut().expect("who takes slices names them");
+        let (block, older) = minter.mint(slice.block.clone());
+        let is_named = self.pushing == 0
+            && minter.may_name_part(slice.block.digest(), slice.same_version)
+            && minter.known(block.reference()).is_some();
+        if is_named {
+            let narrow = |len: usize| u32::try_from(len).expect("a block is far below 4 GiB");
+            let (skip, len) = (narrow(slice.skip), narrow(slice.len));
+            self.queue.push_back(Queued::Slice(Slice { block, older, skip, len }));
+        } else {
+            self.pass_on(slice.bytes(), OpaqueReason::Piecemeal);
+            self.matcher.handle_denied(slice);
         }
     }
 
@@ -379,8 +431,6 @@ impl Sending {
     /// Sends a block in full.
     fn push(&mut self, block: &Block) -> Frame<Bytes> {
         let (reference, number) = self.introduce(block.reference());
-        // It may come back in the other direction.
-        self.kept.push_back(block.clone());
         Frame::Data { reference, number, bytes: block.bytes().clone() }
     }
 

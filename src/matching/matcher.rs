@@ -64,7 +64,9 @@ const WAITING_BYTES_MAX: usize = 128 << 10;
 pub enum Piece {
     /// To be passed on as they are.
     Opaque(Bytes, OpaqueReason),
-    /// A block of which every byte has just been read.
+    /// A block of which every byte has just been read and that nothing was known of.
+    New(Hashed),
+    /// A block of which every byte has just been read, where the map said.
     Whole(Hashed),
     /// A part of a block, read just now.
     Slice(Slice),
@@ -99,14 +101,16 @@ impl Slice {
 }
 
 /// Where blocks are known to be; shared by the flows of a node.
-pub type SharedMap = Arc<Mutex<ContentMap>>;
+pub type MapHandle = Arc<Mutex<ContentMap>>;
 
 /// Matches and cuts one direction of a flow.
 #[derive(Debug)]
 pub struct Matcher {
-    map: SharedMap,
+    map: MapHandle,
     /// Tells the places of one server from those of another.
     server: Vec<u8>,
+    /// What passes is what a server releases, so that a version of it says who may read it.
+    is_released: bool,
     inputs: VecDeque<(Bytes, SpanKind)>,
     input_bytes: usize,
     run: Run,
@@ -201,10 +205,11 @@ enum Load {
 impl Matcher {
     /// Makes the matcher of one direction of a flow to or from a server.
     #[must_use]
-    pub fn new(map: SharedMap, server: &[u8], budget: &Budget) -> Self {
+    pub fn new(map: MapHandle, server: &[u8], budget: &Budget) -> Self {
         Self {
             map,
             server: server.to_vec(),
+            is_released: true,
             inputs: VecDeque::new(),
             input_bytes: 0,
             run: Run::default(),
@@ -219,6 +224,12 @@ impl Matcher {
             kept: None,
             deadline: None,
         }
+    }
+
+    /// Has it take what clients send: content that no server has released yet.
+    #[must_use]
+    pub fn of_uploads(self) -> Self {
+        Self { is_released: false, ..self }
     }
 
     /// Takes the next bytes, partitioned by `spans`.
@@ -389,7 +400,7 @@ impl Matcher {
         self.tell_all();
         let placed = |object: Object| Object {
             place: Place::of(&[&self.server, &object.place.0]),
-            version: object.version.map(|version| Version::of(&[&self.server, &version.0])),
+            version: object.version.filter(|_| self.is_released).map(|version| Version::of(&[&self.server, &version.0])),
         };
         if object != self.run.named {
             self.run.object = object.map(placed);
@@ -668,7 +679,7 @@ impl Matcher {
                 self.assemblies.handle_other(len);
                 self.pieces.push_back(Piece::Opaque(bytes, OpaqueReason::TooSmall));
             } else {
-                self.pieces.push_back(Piece::Whole(Hashed::of(bytes)));
+                self.pieces.push_back(Piece::New(Hashed::of(bytes)));
             }
             return;
         };
@@ -683,7 +694,7 @@ impl Matcher {
         if is_block {
             let block = Hashed::of(bytes);
             self.learn(object, offset, &block);
-            self.pieces.push_back(Piece::Whole(block));
+            self.pieces.push_back(Piece::New(block));
             return;
         }
         let reason = match flush {

@@ -249,7 +249,7 @@ struct Seen {
 
 /// What is at both ends.
 struct Site {
-    map: SharedMap,
+    map: MapHandle,
     store: HashMap<Digest, Hashed>,
     holds: HashSet<Digest>,
     /// Which bytes of which version of a file were released.
@@ -346,7 +346,7 @@ impl Site {
     fn give(&mut self, piece: Piece, stream: &[u8], out: &mut Vec<u8>, seen: &mut Seen) {
         match piece {
             Piece::Opaque(bytes, _) => out.extend_from_slice(&bytes),
-            Piece::Whole(block) => {
+            Piece::New(block) | Piece::Whole(block) => {
                 if !self.holds.insert(*block.digest()) {
                     seen.matched += block.bytes().len();
                 }
