@@ -1,8 +1,8 @@
 //! The content map of a node: shared by its flows, kept on disk across restarts.
 //!
 //! [`ContentMap`] decides, this is its shell. Flows look and learn through [`SharedMap::with`], briefly and never over
-//! a wait. A thread of its own ([`saver`]) writes what changed every few seconds, and at [`SharedMap::close`], to a
-//! file beside the store's ([`file`], drawn there); [`SharedMap::open`] reads it, the latest first.
+//! a wait. A thread of its own (`saver.rs`) writes what changed every few seconds, and at [`SharedMap::close`], to a
+//! file beside the store's (`file.rs`, drawn there); [`SharedMap::open`] reads it, the latest first.
 //!
 //! # What a crash may lose
 //!
