@@ -137,5 +137,5 @@ const EXTENT_BYTES: u64 = 64 << 10;
 const EXTENTS_MIN: usize = 4096;
 /// 64 GiB of content, some 150 MiB of memory when full.
 const EXTENTS_MAX: usize = 1 << 20;
-/// What fills the two hash tables of the keys to the brim; 17 MiB.
+/// What fills the two hash tables of the keys to the brim: 17 MiB, and 25 while they grow.
 const KEYS_MAX: usize = 2 * 7 * (1 << 15);
