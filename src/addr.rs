@@ -27,3 +27,15 @@ address! {
     /// The content server a client asked for.
     ServerAddr
 }
+
+impl ServerAddr {
+    /// Names the service that answers there. SMB has two ports for the same shares (MS-SMB2 section 2.1).
+    #[must_use]
+    pub fn service(&self) -> String {
+        let port = if self.0.port() == NETBIOS_PORT { SMB_PORT } else { self.0.port() };
+        SocketAddr::new(self.0.ip().to_canonical(), port).to_string()
+    }
+}
+
+const NETBIOS_PORT: u16 = 139;
+const SMB_PORT: u16 = 445;

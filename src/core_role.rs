@@ -367,7 +367,7 @@ impl Core {
         stream.send.write_all(&bytes).await?;
         let neighbours = Neighbours::new(Arc::clone(&self.holders), Arc::clone(&edge.holder));
         let minter = Minter::Core { naming: self.naming.naming(), neighbours, numbers: link.numbers() };
-        let matcher = Matcher::new(self.kept.map.handle(), &server.key(), &self.budget);
+        let matcher = Matcher::new(self.kept.map.handle(), server.service().as_bytes(), &self.budget);
         let flow = Flow {
             stream,
             fetches: edge.blocks.flow(link.clone(), port.flow()),

@@ -36,8 +36,8 @@ use crate::flow::{End, Flow};
 use crate::intercept::{
     Accept, Accepted, InterceptError, InterceptSettings, Interceptor, Mode, Rules, accept_fault,
 };
-use crate::matching::uploads::{KNOWN_BLOCKS, Known, KnownOnLink};
 use crate::matching::matcher::Matcher;
+use crate::matching::uploads::{KNOWN_BLOCKS, Known, KnownOnLink};
 use crate::metrics::Metrics;
 use crate::peer::Peers;
 use crate::pki::{CORE_SERVER_NAME, NodeIdentity};
@@ -402,7 +402,7 @@ impl Edge {
         let (stream, port) = link.open_flow(open).await?;
         let minter =
             Minter::Edge { own: self.uploads.clone(), known: known.clone(), numbers: link.numbers() };
-        let matcher = Matcher::new(self.map.handle(), &server.key(), &self.budget).of_uploads();
+        let matcher = Matcher::new(self.map.handle(), server.service().as_bytes(), &self.budget).of_uploads();
         let now = Instant::now();
         Some(Flow {
             stream,

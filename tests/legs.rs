@@ -11,10 +11,11 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use wanigan::budget::Budget;
 use wanigan::config::Config;
+use wanigan::content_map::{Kept, MapConfig, SharedMap};
 use wanigan::drain::Tasks;
 use wanigan::metrics::Metrics;
 use wanigan::pki::{Authority, NodeIdentity, Roles};
-use wanigan::store::{Store, StoreConfig};
+use wanigan::store::Store;
 use wanigan::{core_role, edge_role};
 
 #[tokio::test]
@@ -126,12 +127,11 @@ async fn pair(server: SocketAddr, edge_settings: &str) -> Pair {
     }
     let allow = format!("[core]\nlisten = '127.0.0.1:0'\nallow-servers = ['127.0.0.1:{}']", server.port());
     let core = node(dir, "hq", &allow);
-    let (store, kept) = core.store();
     let started = core_role::start(
         &core.config,
         &core.identity,
         &core.budget,
-        (&store, &kept),
+        &core.kept(),
         &core.metrics,
         &core.tasks,
     );
@@ -150,7 +150,7 @@ async fn pair(server: SocketAddr, edge_settings: &str) -> Pair {
         &edge.config,
         &edge.identity,
         &edge.budget,
-        &edge.store().0,
+        &edge.kept(),
         &edge.metrics,
         &edge.tasks,
     )
@@ -175,9 +175,12 @@ struct Node {
 }
 
 impl Node {
-    fn store(&self) -> (Store, StoreConfig) {
-        let kept = wanigan::node::store_config(&self.config);
-        (Store::open(kept.clone(), self.metrics.store.clone()).expect("the store opens"), kept)
+    fn kept(&self) -> Kept {
+        let config = wanigan::node::store_config(&self.config);
+        let store = Store::open(config.clone(), self.metrics.store.clone()).expect("the store opens");
+        let map = MapConfig::beside(&config, "content-map");
+        let map = SharedMap::open(&map, &store, self.metrics.content_map.clone());
+        Kept { store, map }
     }
 
     fn overloaded(&self) -> u64 {

@@ -68,7 +68,9 @@ impl Minter {
     #[must_use]
     pub fn may_name_part(&self, digest: &Digest, same_version: bool) -> bool {
         match self {
-            Self::Core { neighbours, .. } => same_version || neighbours.record().knows(digest) == Knowledge::Held,
+            Self::Core { neighbours, .. } => {
+                same_version || neighbours.record().knows(digest) == Knowledge::Held
+            }
             Self::Edge { .. } => true,
         }
     }

@@ -685,7 +685,7 @@ mod tests {
         let minter =
             Minter::Core { naming: Arc::new(RwLock::new(naming)), neighbours, numbers: Arc::default() };
         let budget = Budget::new(budget, IntGauge::new("used", "test").unwrap());
-        Sending::new(Some(minter), &budget, 16 << 20, 1 << 30, Instant::now())
+        Sending::new(Some(minter), Matcher::alone(&budget), &budget, 16 << 20, 1 << 30, Instant::now())
     }
 
     fn read(sending: &mut Sending, fill: u8) {

@@ -17,6 +17,7 @@ use crate::block::split::CELL_BYTES;
 use crate::block::{Block, Naming, Reference, ServerSecret};
 use crate::budget::Budget;
 use crate::fault::OpaqueReason;
+use crate::matching::matcher::Matcher;
 use crate::referral::{Holders, Neighbours};
 use crate::shim::Span;
 use crate::wan::numbering::{Numbered, Numbers};
@@ -274,7 +275,14 @@ impl World {
         let receiving = self.receiving();
         let credit = credit.min(receiving.credit());
         Pair {
-            sending: Sending::new(Some(minter), &self.budget, 64 << 20, credit, self.now),
+            sending: Sending::new(
+                Some(minter),
+                Matcher::alone(&self.budget),
+                &self.budget,
+                64 << 20,
+                credit,
+                self.now,
+            ),
             receiving,
             expected: VecDeque::new(),
             crossed: 0,

@@ -226,10 +226,17 @@ impl Matcher {
         }
     }
 
+    /// Makes a matcher that shares what it knows with nobody, and remembers nothing.
+    #[must_use]
+    pub fn alone(budget: &Budget) -> Self {
+        Self::new(Arc::new(Mutex::new(ContentMap::new(0, 0))), b"", budget)
+    }
+
     /// Has it take what clients send: content that no server has released yet.
     #[must_use]
-    pub fn of_uploads(self) -> Self {
-        Self { is_released: false, ..self }
+    pub fn of_uploads(mut self) -> Self {
+        self.is_released = false;
+        self
     }
 
     /// Takes the next bytes, partitioned by `spans`.
@@ -400,7 +407,10 @@ impl Matcher {
         self.tell_all();
         let placed = |object: Object| Object {
             place: Place::of(&[&self.server, &object.place.0]),
-            version: object.version.filter(|_| self.is_released).map(|version| Version::of(&[&self.server, &version.0])),
+            version: object
+                .version
+                .filter(|_| self.is_released)
+                .map(|version| Version::of(&[&self.server, &version.0])),
         };
         if object != self.run.named {
             self.run.object = object.map(placed);

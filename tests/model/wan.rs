@@ -15,6 +15,7 @@ use wanigan::flow::receiving::{Output, Receiving, Wanted};
 use wanigan::flow::sending::Sending;
 use wanigan::flow::window::Window;
 use wanigan::matching::Knowledge;
+use wanigan::matching::matcher::Matcher;
 use wanigan::metrics::Source;
 use wanigan::pki::SiteName;
 use wanigan::referral::{Holder, Holders, Neighbours};
@@ -164,7 +165,14 @@ impl World {
         let holder = core_ref.holder(edge);
         let neighbours = Neighbours::new(Arc::clone(&core_ref.holders), holder);
         let minter = Minter::Core { naming: Arc::clone(&core_ref.naming), neighbours, numbers };
-        let sending = Sending::new(Some(minter), &core_ref.budget, 1 << 20, receiving.credit(), now);
+        let sending = Sending::new(
+            Some(minter),
+            Matcher::alone(&core_ref.budget),
+            &core_ref.budget,
+            1 << 20,
+            receiving.credit(),
+            now,
+        );
         let (life, round_trip) = (edge.life(), edge.round_trip);
         let flow = Flow {
             life,

@@ -15,6 +15,7 @@ use wanigan::flow::minter::Minter;
 use wanigan::flow::receiving::{Output, Receiving, Wanted};
 use wanigan::flow::sending::Sending;
 use wanigan::flow::window::{CREDIT_BASE, Window};
+use wanigan::matching::matcher::Matcher;
 use wanigan::metrics::Source;
 use wanigan::referral::{Holders, Neighbours};
 use wanigan::shim::Shim;
@@ -62,7 +63,7 @@ impl Node {
         Self {
             shim: Detecting::new(),
             sends,
-            sending: Sending::new(minter, &budget, 1 << 20, CREDIT_BASE, now),
+            sending: Sending::new(minter, Matcher::alone(&budget), &budget, 1 << 20, CREDIT_BASE, now),
             receiving: Receiving::new(window, &budget, Arc::default()),
             budget,
             frames: VecDeque::new(),
