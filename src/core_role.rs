@@ -24,6 +24,7 @@ use self::naming::CoreNaming;
 use crate::addr::{NodeId, ServerAddr};
 use crate::budget::Budget;
 use crate::config::{AllowServers, Config};
+use crate::content_map::{MapConfig, SharedMap};
 use crate::drain::Tasks;
 use crate::fault::{FlowRefusal, Once};
 use crate::fetch::Blocks;
@@ -40,7 +41,7 @@ use crate::referral::{Holder, Holders, Neighbours};
 use crate::relay;
 use crate::secret_file::{self, SecretFileError};
 use crate::shim::detecting::Detecting;
-use crate::store::Store;
+use crate::store::{Store, StoreConfig};
 use crate::wan::frames::{FrameReader, READ_BYTES, read_frame, read_kind};
 use crate::wan::session::choose_version;
 use crate::wan::transport::{TransportSettings, bind_server, transport_config};
@@ -57,8 +58,16 @@ pub enum CoreStartError {
     Listen(SocketAddr, #[source] io::Error),
 }
 
-/// Starts the core that the configuration asks for. Returns its endpoint, to be closed at the end; `None` without a
-/// `[core]`.
+/// A core that runs.
+pub struct Started {
+    /// Where edges connect, to be closed at the end.
+    pub endpoint: Endpoint,
+    /// What it knows of the servers' content, to be closed when the flows have ended and before the store.
+    pub map: SharedMap,
+}
+
+/// Starts the core that the configuration asks for, over the node's store, which lies where `kept` says. Returns
+/// `None` without a `[core]`.
 ///
 /// # Errors
 /// [`CoreStartError`].
@@ -66,9 +75,10 @@ pub fn start(
     config: &Config,
     identity: &NodeIdentity,
     budget: &Budget,
+    (store, kept): (&Store, &StoreConfig),
     metrics: &Metrics,
     tasks: &Tasks,
-) -> Result<Option<Endpoint>, CoreStartError> {
+) -> Result<Option<Started>, CoreStartError> {
     let Some(settings) = &config.core else { return Ok(None) };
     let state_dir = &config.node.state_dir;
     let naming = CoreNaming::start(settings.proofs, state_dir, settings.secret_grace, &tasks.links)?;
@@ -80,6 +90,7 @@ pub fn start(
     let listen = settings.listen;
     let endpoint = bind_server(listen, server, &reset_key(&reset), metrics)
         .map_err(|error| CoreStartError::Listen(listen, error))?;
+    let map = SharedMap::open(&MapConfig::beside(kept, "core-map"), store, metrics.content_map.clone());
     let core = Arc::new(Core {
         allow_servers: settings.allow_servers.clone(),
         dial_timeout: settings.dial_timeout,
@@ -92,7 +103,8 @@ pub fn start(
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
         own: identity.identity().id,
-        store: Store::memory_only(config.store.memory.as_u64(), Metrics::new().store),
+        store: store.clone(),
+        map: map.clone(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
     });
@@ -101,7 +113,7 @@ pub fn start(
     tasks.flows.spawn("edges", async move {
         stopping.run_until_cancelled(serve(core, accepting)).await;
     });
-    Ok(Some(endpoint))
+    Ok(Some(Started { endpoint, map }))
 }
 
 /// Derives the key by which a restarted core tells edges that their links are gone (RFC 9000 section 10.3).
@@ -135,8 +147,10 @@ pub struct Core {
     pub retain_bytes_max: u64,
     /// This node.
     own: NodeId,
-    /// What went through this core, so that uploads can refer to it.
+    /// The node's blocks: to compare with what servers send, and what uploads refer to.
     pub store: Store,
+    /// Which of them lie where in the servers' content.
+    pub map: SharedMap,
     /// Counts.
     pub metrics: Metrics,
     /// Where connections and links run.

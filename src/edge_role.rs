@@ -42,7 +42,7 @@ use crate::pki::{CORE_SERVER_NAME, NodeIdentity};
 use crate::relay;
 use crate::secret_file::{self, SecretFileError};
 use crate::shim::detecting::Detecting;
-use crate::store::{Store, StoreConfig, StoreError};
+use crate::store::Store;
 use crate::wan::core_link::{CoreLink, CoreLinkSettings};
 use crate::wan::transport::{TransportSettings, transport_config};
 use crate::wan::{Hello, Link};
@@ -55,9 +55,6 @@ use self::lan::Neighbourhood;
 /// Why an edge did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeStartError {
-    /// The store's key file.
-    #[error("open the store")]
-    Store(#[from] StoreError),
     /// Discovery or transfer between peers.
     #[error("start peers")]
     Peers(#[from] LanError),
@@ -71,8 +68,6 @@ pub enum EdgeStartError {
 
 /// An edge that runs.
 pub struct Started {
-    /// Its store, to be closed when the flows have ended.
-    pub store: Store,
     /// Its peers, if it has any part in its LAN.
     pub peers: Option<Peers>,
     /// Where its peers ask it, with the port that the system chose.
@@ -81,8 +76,8 @@ pub struct Started {
     pub listening: Vec<SocketAddr>,
 }
 
-/// Starts the edge that the configuration asks for: its store, a link to each core, a source of connections for each
-/// `[[edge.intercept]]`. Returns `None` without an `[edge]`.
+/// Starts the edge that the configuration asks for, over the node's store: a link to each core, a source of
+/// connections for each `[[edge.intercept]]`. Returns `None` without an `[edge]`.
 ///
 /// # Errors
 /// [`EdgeStartError`]. A core that cannot be reached is none: connections go direct until it can.
@@ -90,31 +85,24 @@ pub async fn start(
     config: &Config,
     identity: &NodeIdentity,
     budget: &Budget,
+    store: &Store,
     metrics: &Metrics,
     tasks: &Tasks,
 ) -> Result<Option<Started>, EdgeStartError> {
     let Some(settings) = &config.edge else { return Ok(None) };
-    let key_file = config.node.state_dir.join("store.key");
-    let store = StoreConfig::new(
-        config.store.dir.clone(),
-        key_file,
-        config.store.size.as_u64(),
-        config.store.memory.as_u64(),
-    );
-    let store = Store::open(store, metrics.store.clone())?;
     let neighbourhood = if config.peers.enabled {
-        Some(Neighbourhood::start(config, identity, &store, metrics, &tasks.links)?)
+        Some(Neighbourhood::start(config, identity, store, metrics, &tasks.links)?)
     } else {
         None
     };
-    let links = start_links(config, settings, identity, &store, metrics, tasks);
+    let links = start_links(config, settings, identity, store, metrics, tasks);
     let cores = core_addresses(&settings.routes).await;
     let peers = neighbourhood.as_ref().map(|neighbourhood| neighbourhood.lan.peers.clone());
     let asked_at = neighbourhood
         .as_ref()
         .map(|neighbourhood| SocketAddr::new(config.peers.listen.ip(), neighbourhood.lan.discovery.port()));
     let uploads = ServerSecret::new(secret_file::load_or_create(&config.node.state_dir.join("uploads.key"))?);
-    let blocks = start_blocks(neighbourhood, identity, &store, &links, metrics, tasks);
+    let blocks = start_blocks(neighbourhood, identity, store, &links, metrics, tasks);
     let known = links.iter().map(|(core, link)| (core.clone(), know(link.clone(), &tasks.links))).collect();
     let edge = Arc::new(Edge {
         routes: settings.routes.clone(),
@@ -147,7 +135,7 @@ pub async fn start(
             uncaught.run_until_cancelled(serve(edge, source)).await;
         });
     }
-    Ok(Some(Started { store, peers, asked_at, listening }))
+    Ok(Some(Started { peers, asked_at, listening }))
 }
 
 /// Starts what brings blocks that the store does not have.

@@ -8,6 +8,7 @@ pub mod block;
 pub mod budget;
 pub mod cli;
 pub mod config;
+pub mod content_map;
 pub mod core_role;
 pub mod demo;
 pub mod discovery;

@@ -74,6 +74,19 @@ pub struct Metrics {
     pub store: StoreMetrics,
     /// What discovery and transfer between peers count.
     pub peers: PeerMetrics,
+    /// What the content map counts.
+    pub content_map: ContentMapMetrics,
+}
+
+/// What the content map counts.
+#[derive(Clone)]
+pub struct ContentMapMetrics {
+    /// Extents known.
+    pub extents: IntGauge,
+    /// Objects that have at least one.
+    pub objects: IntGauge,
+    /// Failures to read or write the map's file.
+    pub errors: IntCounter,
 }
 
 /// What discovery and transfer between peers count.
@@ -384,6 +397,23 @@ impl Metrics {
                 ),
             },
             peers: PeerMetrics::new(r),
+            content_map: ContentMapMetrics {
+                extents: gauge(
+                    r,
+                    "wanigan_content_map_extents",
+                    "Runs of files and representations whose blocks are known.",
+                ),
+                objects: gauge(
+                    r,
+                    "wanigan_content_map_objects",
+                    "Files and representations of which at least one block is known.",
+                ),
+                errors: counter(
+                    r,
+                    "wanigan_content_map_errors_total",
+                    "Failures to read or write the content map's file.",
+                ),
+            },
             registry,
         };
         metrics.export_zeros();

@@ -7,12 +7,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use quinn::Endpoint;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{Admin, AdminError, PeerReport};
 use crate::budget::Budget;
-use crate::config::{CertificateError, Config};
+use crate::config::{self, CertificateError, Config};
 use crate::core_role::{self, CoreStartError};
 use crate::drain::{Drain, Stopped, Tasks};
 use crate::edge_role::{self, EdgeStartError};
@@ -20,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::peer;
 use crate::pki::{IdentityError, NodeIdentity};
 use crate::secret_file::{self, SecretFileError};
+use crate::store::{Store, StoreConfig, StoreError};
 
 /// How long the store may take to write what it has.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(20);
@@ -45,6 +45,9 @@ pub enum NodeError {
     /// The address for operators.
     #[error("start")]
     Admin(#[from] AdminError),
+    /// The store's key file, or its size.
+    #[error("open the store")]
+    Store(#[from] StoreError),
     /// The edge.
     #[error("start the edge")]
     Edge(#[from] EdgeStartError),
@@ -87,9 +90,11 @@ pub async fn start(config: &Config) -> Result<Running, NodeError> {
     let memory = config.limits.memory.as_u64();
     let budget = Budget::new(memory, metrics.memory_bytes.clone());
     metrics.memory_limit_bytes.set(i64::try_from(memory).unwrap_or(i64::MAX));
+    let kept = store_config(config);
+    let store = Store::open(kept.clone(), metrics.store.clone())?;
     // The core first: a node with both roles may be its own edge's core.
-    let core = core_role::start(config, &identity, &budget, &metrics, &tasks)?;
-    let edge = edge_role::start(config, &identity, &budget, &metrics, &tasks).await?;
+    let core = core_role::start(config, &identity, &budget, (&store, &kept), &metrics, &tasks)?;
+    let edge = edge_role::start(config, &identity, &budget, &store, &metrics, &tasks).await?;
     // Who finds the node healthy finds its interception in place.
     if let Some(mut admin) = admin {
         if let Some(peers) = edge.as_ref().and_then(|edge| edge.peers.clone()) {
@@ -99,7 +104,15 @@ pub async fn start(config: &Config) -> Result<Running, NodeError> {
     }
     let (name, site) = (&config.node.name, &config.node.site);
     tracing::info!(%name, %site, roles = %identity.identity().roles, version = env!("CARGO_PKG_VERSION"), "running");
-    Ok(Running { metrics, tasks, operators, core, edge })
+    Ok(Running { metrics, tasks, operators, store, core, edge })
+}
+
+/// Returns where the configuration puts the node's store, of which there is one for all its roles.
+#[must_use]
+pub fn store_config(config: &Config) -> StoreConfig {
+    let config::Store { dir, size, memory, .. } = &config.store;
+    let key_file = config.node.state_dir.join("store.key");
+    StoreConfig::new(dir.clone(), key_file, size.as_u64(), memory.as_u64())
 }
 
 /// A node whose roles run. Dropping it stops nothing: the tasks are the runtime's.
@@ -107,7 +120,8 @@ pub struct Running {
     metrics: Metrics,
     tasks: Tasks,
     operators: Drain,
-    core: Option<Endpoint>,
+    store: Store,
+    core: Option<core_role::Started>,
     edge: Option<edge_role::Started>,
 }
 
@@ -121,7 +135,7 @@ impl Running {
     /// Returns where edges reach this core, with the port that the system chose; `None` without a `[core]`.
     #[must_use]
     pub fn core_address(&self) -> Option<SocketAddr> {
-        self.core.as_ref()?.local_addr().ok()
+        self.core.as_ref()?.endpoint.local_addr().ok()
     }
 
     /// Returns where connections come in, in the order of `[[edge.intercept]]`, with the ports that the system chose.
@@ -141,12 +155,17 @@ impl Running {
         if let Stopped::Cut(tasks) = self.tasks.flows.stop(Duration::from_secs(STOP_SECONDS)).await {
             tracing::warn!(tasks, "some tasks did not end in time");
         }
-        if let Some(edge) = self.edge
-            && tokio::time::timeout(CLOSE_DEADLINE, edge.store.close()).await.is_err()
-        {
+        let map = self.core.as_ref().map(|core| core.map.clone());
+        let closing = async {
+            if let Some(map) = map {
+                map.close().await;
+            }
+            self.store.close().await;
+        };
+        if tokio::time::timeout(CLOSE_DEADLINE, closing).await.is_err() {
             tracing::warn!("the store did not close in time");
         }
-        if let Some(endpoint) = self.core {
+        if let Some(core_role::Started { endpoint, .. }) = self.core {
             endpoint.close(0u32.into(), b"stopping");
             // The word has to leave before the runtime does.
             let _ = tokio::time::timeout(FAREWELL_DEADLINE, endpoint.wait_idle()).await;

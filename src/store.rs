@@ -11,7 +11,9 @@
 //! the oldest segment is dropped whole, a file and a row, after its used blocks moved to the open one (`writer.rs`).
 //!
 //! A block is known by its whole reference: digest, length, key id and secret. So a block of one domain is never
-//! found for another, and who has a wrong secret finds nothing. All tables go by the tag within the domain
+//! found for another, and who has a wrong secret finds nothing. The one exception is this node itself, which may
+//! compare what it was just sent with what it has by the digest alone ([`Store::get_digest`], `by_digest.rs`): that
+//! is no way to a block for anybody else. All other tables go by the tag within the domain
 //! (`name.rs`), which follows from the reference: so a peer's question, [`Store::find_tag`], needs no table of its
 //! own. It is answered out of manifests, and reads no block.
 //!
@@ -38,9 +40,9 @@
 //!
 //! # Memory
 //!
-//! [`StoreConfig::memory`] bounds the memory tier and the queue together. On top come about 40 bytes for each block
-//! on disk (bounded by one block for each 16 KiB of `size`) and as many for each further reference that it was
-//! adopted under (at most four), the open segment's manifest twice (704 KiB each at most), 12 MiB of manifests and
+//! [`StoreConfig::memory`] bounds the memory tier and the queue together. On top come about 80 bytes for each block
+//! on disk (bounded by one block for each 16 KiB of `size`) and 40 for each further reference that it was adopted
+//! under (at most four), 140 bytes for each 32 KiB of `memory` (at most 4.5 MiB), the open segment's manifest twice (704 KiB each at most), 12 MiB of manifests and
 //! adoptions that were read, 4,096 adoptions without a row (0.4 MiB), 4 MiB of redb's cache, and the blocks and
 //! manifests being read.
 
@@ -56,6 +58,8 @@ use crate::block::{Block, Reference};
 use crate::metrics::StoreMetrics;
 
 mod adoption;
+mod beside;
+mod by_digest;
 mod disk;
 mod expired;
 mod index;
@@ -77,10 +81,12 @@ mod fault_disk;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use beside::BesideKey;
 pub use reader::Cursor;
 pub use seal::KeyFault;
 pub use sharing::TagFound;
 
+use by_digest::Recent;
 use disk::{Directory, Disk};
 use expired::Expired;
 use memory::Memory;
@@ -140,6 +146,7 @@ pub struct Store {
 
 struct Shared {
     memory: Memory,
+    recent: Recent,
     tier: Option<DiskTier>,
     expired: Arc<Expired>,
     /// The id of a store without a disk.
@@ -198,7 +205,8 @@ impl Store {
         metrics.up.set(0);
         let memory = Memory::new(bytes, metrics.memory_bytes.clone());
         let id = seal::random().expect("a system that runs TLS has randomness");
-        Self { shared: Arc::new(Shared { memory, tier: None, expired: Arc::default(), id, metrics }) }
+        let recent = Recent::new(bytes);
+        Self { shared: Arc::new(Shared { memory, recent, tier: None, expired: Arc::default(), id, metrics }) }
     }
 
     fn open_on(disk: Arc<dyn Disk>, config: &StoreConfig, metrics: StoreMetrics) -> Result<Self, StoreError> {
@@ -221,7 +229,8 @@ impl Store {
         let memory = Memory::new(memory_bytes, metrics.memory_bytes.clone());
         let (reads, look_ups) = (Arc::new(Semaphore::new(READS_MAX)), Arc::new(Semaphore::new(LOOK_UPS_MAX)));
         let tier = Some(DiskTier { queue, reader, reads, look_ups });
-        Ok(Self { shared: Arc::new(Shared { memory, tier, expired, id, metrics }) })
+        let recent = Recent::new(config.memory);
+        Ok(Self { shared: Arc::new(Shared { memory, recent, tier, expired, id, metrics }) })
     }
 
     /// Returns the random name that the store got when it was made, so that a core notices when an edge has another
@@ -269,9 +278,10 @@ impl Store {
     /// The bytes are copied once, into a buffer of their own: a block cut from a larger one would keep all of that in
     /// memory, past every limit. A block that the store has already is not copied, nor written again.
     pub fn put(&self, block: Block) {
-        let Shared { memory, tier, metrics, .. } = &*self.shared;
+        let Shared { memory, recent, tier, metrics, .. } = &*self.shared;
         let reference = block.reference();
         let name = Name::of(reference);
+        recent.note(reference);
         // The lookup in the table marks the block as used: somebody needed it.
         let wants =
             |tier: &&DiskTier| tier.reader.table.find(&name.hint()).is_none() && tier.queue.wants(&name);
@@ -350,6 +360,7 @@ impl Shared {
         // It fails only when the runtime shuts down.
         let block = read.await.ok().flatten();
         if let Some(block) = &block {
+            self.recent.note(&wanted);
             self.memory.insert(name, block.clone());
         } else if tier.reader.is_failing() {
             tier.queue.report_reads();

@@ -30,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "peer",
             "pki",
             "secret_file",
+            "store",
         ],
     ),
     (
@@ -43,6 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "block",
             "budget",
             "config",
+            "content_map",
             "drain",
             "fault",
             "fetch",
@@ -99,6 +101,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("intercept", &["addr", "fault", "relay"]),
     ("wan", &["config", "drain", "metrics"]),
     ("discovery", &["addr", "block", "drain", "fault", "metrics", "proof"]),
+    ("content_map", &["matching", "metrics", "object", "store"]),
     ("store", &["block", "metrics"]),
     ("matching", &["block", "fault", "object", "shim"]),
     ("peer", &["addr", "block", "drain", "fault", "metrics", "pki", "proof", "relay"]),

@@ -14,6 +14,7 @@ use wanigan::config::Config;
 use wanigan::drain::Tasks;
 use wanigan::metrics::Metrics;
 use wanigan::pki::{Authority, NodeIdentity, Roles};
+use wanigan::store::{Store, StoreConfig};
 use wanigan::{core_role, edge_role};
 
 #[tokio::test]
@@ -125,8 +126,17 @@ async fn pair(server: SocketAddr, edge_settings: &str) -> Pair {
     }
     let allow = format!("[core]\nlisten = '127.0.0.1:0'\nallow-servers = ['127.0.0.1:{}']", server.port());
     let core = node(dir, "hq", &allow);
-    let endpoint = core_role::start(&core.config, &core.identity, &core.budget, &core.metrics, &core.tasks);
-    let core_address = endpoint.expect("the core starts").expect("it is a core").local_addr().expect("bound");
+    let (store, kept) = core.store();
+    let started = core_role::start(
+        &core.config,
+        &core.identity,
+        &core.budget,
+        (&store, &kept),
+        &core.metrics,
+        &core.tasks,
+    );
+    let started_core = started.expect("the core starts").expect("it is a core");
+    let core_address = started_core.endpoint.local_addr().expect("bound");
     let listen = free_address().await;
     let edge = node(
         dir,
@@ -136,8 +146,15 @@ async fn pair(server: SocketAddr, edge_settings: &str) -> Pair {
              server = '{server}'\n[[edge.route]]\nservers = ['127.0.0.1']\ncore = '{core_address}'"
         ),
     );
-    let started =
-        edge_role::start(&edge.config, &edge.identity, &edge.budget, &edge.metrics, &edge.tasks).await;
+    let started = edge_role::start(
+        &edge.config,
+        &edge.identity,
+        &edge.budget,
+        &edge.store().0,
+        &edge.metrics,
+        &edge.tasks,
+    )
+    .await;
     let started = started.expect("the edge starts");
     eventually(|| edge.metrics.links_up.get() == 1).await;
     Pair { core, edge, listen, _started: started, _directory: directory }
@@ -158,6 +175,11 @@ struct Node {
 }
 
 impl Node {
+    fn store(&self) -> (Store, StoreConfig) {
+        let kept = wanigan::node::store_config(&self.config);
+        (Store::open(kept.clone(), self.metrics.store.clone()).expect("the store opens"), kept)
+    }
+
     fn overloaded(&self) -> u64 {
         let families = self.metrics.registry().gather();
         let direct = families.iter().find(|family| family.name() == "wanigan_flows_direct_total");

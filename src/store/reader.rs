@@ -19,7 +19,7 @@ use super::names::{Adopted, Names, NamesRow, adopted_at, entry_at};
 use super::seal::{SegmentKey, SegmentSecret};
 use super::segment::{Entry, Manifest, Record, decode_record, record_bytes};
 use super::table::{Place, Table};
-use crate::block::{Block, KeyId, Reference};
+use crate::block::{Block, Digest, KeyId, Reference};
 use crate::metrics::StoreMetrics;
 
 mod walk;
@@ -144,6 +144,7 @@ impl Reader {
                 Err(miss) => {
                     self.count(&miss, place);
                     self.table.remove(&hint, place);
+                    self.table.remove_digest(&wanted.digest, place);
                     return None;
                 }
             }
@@ -173,6 +174,25 @@ impl Reader {
             match self.named_at(place, name, reach) {
                 Look::Unknown => tried = Some(place),
                 found => return found,
+            }
+        }
+    }
+
+    /// Returns the reference that a block with the digest and length was written under. No use of it, and no promise
+    /// that the block is still good.
+    pub(super) fn find_digest(&self, digest: &Digest, len: u32) -> Option<Reference> {
+        let mut tried = None;
+        loop {
+            let place = self.table.peek_digest(digest);
+            // Eviction may have moved the block meanwhile: look once more.
+            let place = place.filter(|place| tried != Some(*place))?;
+            match self.entry_at(place, Reach::Disk) {
+                Look::Here(Entry { reference, .. })
+                    if reference.digest == *digest && reference.len == len =>
+                {
+                    return Some(reference);
+                }
+                _ => tried = Some(place),
             }
         }
     }

@@ -152,7 +152,9 @@ impl Found<'_> {
         let id = manifest.header.id;
         self.reader.add(id, manifest.header.secret(self.key));
         for entry in manifest.entries.iter().filter(|entry| entry.end() <= bytes) {
-            self.reader.table.insert(&entry.hint(), Place { segment: id, offset: entry.offset });
+            let place = Place { segment: id, offset: entry.offset };
+            self.reader.table.insert(&entry.hint(), place);
+            self.reader.table.insert_digest(&entry.reference.digest, place);
         }
         self.sealed.insert(id, bytes);
         self.id = Some(manifest.header.store_id);

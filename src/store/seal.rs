@@ -104,6 +104,16 @@ impl StoreKey {
         Ok(Self(key))
     }
 
+    /// Derives the key of what somebody else keeps beside the store, one for each label.
+    pub(super) fn beside(&self, label: &[u8]) -> SegmentSecret {
+        let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.0));
+        mac.update(b"wanigan beside the store v1");
+        mac.update(label);
+        let mut secret = [0; 32];
+        secret.copy_from_slice(mac.sign().as_ref());
+        SegmentSecret(secret)
+    }
+
     /// Derives the key of the segment with this salt.
     pub(super) fn segment_secret(&self, id: u32, salt: &[u8; 32]) -> SegmentSecret {
         let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.0));
@@ -121,6 +131,16 @@ impl SegmentSecret {
     pub(super) fn key(&self) -> SegmentKey {
         let key = UnboundKey::new(&AES_256_GCM, &self.0).expect("AES-256 takes 32 bytes");
         SegmentKey(LessSafeKey::new(key))
+    }
+
+    /// Returns what a name becomes under the secret, where it has to be found and not to be read.
+    pub(super) fn hidden(&self, name: &[u8]) -> [u8; 16] {
+        let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.0));
+        mac.update(b"wanigan store hidden name v1");
+        mac.update(name);
+        let mut hidden = [0; 16];
+        hidden.copy_from_slice(&mac.sign().as_ref()[..16]);
+        hidden
     }
 
     /// Derives a key for what is written again and again: each writing brings a random salt.

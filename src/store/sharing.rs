@@ -132,7 +132,7 @@ impl Store {
 }
 
 /// Looks manifests up on a thread for that.
-async fn on_disk<T: Send + 'static>(
+pub(super) async fn on_disk<T: Send + 'static>(
     tier: &DiskTier,
     look_up: impl FnOnce(&Reader) -> T + Send + 'static,
 ) -> Option<T> {

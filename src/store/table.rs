@@ -4,7 +4,7 @@
 //! table's own slack 20 to 39 bytes. A block has one for the reference that it was written under, and one more for
 //! each that it was adopted under (see [`super::names`]); all of them lead to the same place. What lies at the place
 //! is compared before a byte or an answer is given, so a wrong hint costs a read and nothing else. The hash key is
-//! random, so nobody can choose blocks that meet in one bucket.
+//! random, so nobody can choose blocks that meet in one bucket. One entry more leads to each block from its digest.
 //!
 //! The owner adds; readers look up, and drop what they found to be bad. Each entry carries the bit that eviction goes
 //! by: was it used since it was written?
@@ -18,6 +18,7 @@ use prometheus::IntGauge;
 
 use super::disk::SegmentId;
 use super::name::Hint;
+use crate::block::Digest;
 
 /// Largest segment whose offsets an entry can hold.
 pub(super) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
@@ -33,7 +34,7 @@ pub(super) struct Place {
 pub(super) struct Table {
     hash: RandomState,
     shards: [RwLock<Shard>; SHARDS],
-    /// Entries that are not of an adopted name.
+    /// Entries that are of the name that a block was written under.
     blocks: AtomicU64,
     gauge: IntGauge,
 }
@@ -42,7 +43,7 @@ type Shard = HashMap<u64, Slot, BuildHasherDefault<Hashed>>;
 
 struct Slot {
     segment: SegmentId,
-    /// The offset, and in the bits above it whether the block was used and whether the name was adopted.
+    /// The offset, and in the bits above it whether the block was used and whether the entry is one more of a block.
     offset: AtomicU32,
 }
 
@@ -91,17 +92,36 @@ impl Table {
 
     /// Notes where a block lies, in place of what was noted before.
     pub(super) fn insert(&self, hint: &Hint, place: Place) {
-        self.insert_slot(hint, place, 0);
+        self.insert_slot(self.hash(hint), place, 0);
     }
 
     /// Notes another name of a block that lies there.
     pub(super) fn insert_adopted(&self, hint: &Hint, place: Place) {
-        self.insert_slot(hint, place, ADOPTED);
+        self.insert_slot(self.hash(hint), place, FURTHER);
+    }
+
+    /// Returns where a block with the digest may lie; no use of it.
+    pub(super) fn peek_digest(&self, digest: &Digest) -> Option<Place> {
+        let hash = self.hash.hash_one(digest.0);
+        read(self.shard(hash)).get(&hash).map(Slot::place)
+    }
+
+    /// Notes where a block with the digest lies, in place of what was noted before.
+    pub(super) fn insert_digest(&self, digest: &Digest, place: Place) {
+        self.insert_slot(self.hash.hash_one(digest.0), place, FURTHER);
+    }
+
+    /// Forgets that a block with the digest lies there.
+    pub(super) fn remove_digest(&self, digest: &Digest, place: Place) {
+        self.remove_slot(self.hash.hash_one(digest.0), place);
     }
 
     /// Forgets the block if it is noted at this place; returns whether it was.
     pub(super) fn remove(&self, hint: &Hint, place: Place) -> bool {
-        let hash = self.hash(hint);
+        self.remove_slot(self.hash(hint), place)
+    }
+
+    fn remove_slot(&self, hash: u64, place: Place) -> bool {
         let mut shard = write(self.shard(hash));
         if shard.get(&hash).is_none_or(|slot| slot.place() != place) {
             return false;
@@ -138,10 +158,9 @@ impl Table {
         self.blocks.load(Ordering::Relaxed)
     }
 
-    fn insert_slot(&self, hint: &Hint, place: Place, adopted: u32) {
-        debug_assert_eq!(place.offset & (USED | ADOPTED), 0);
-        let hash = self.hash(hint);
-        let slot = Slot { segment: place.segment, offset: AtomicU32::new(place.offset | adopted) };
+    fn insert_slot(&self, hash: u64, place: Place, further: u32) {
+        debug_assert_eq!(place.offset & (USED | FURTHER), 0);
+        let slot = Slot { segment: place.segment, offset: AtomicU32::new(place.offset | further) };
         let new = slot.blocks();
         let old = write(self.shard(hash)).insert(hash, slot).map_or(0, |slot| slot.blocks());
         self.count(old, new);
@@ -166,12 +185,12 @@ impl Table {
 
 impl Slot {
     fn place(&self) -> Place {
-        let offset = self.offset.load(Ordering::Relaxed) & !(USED | ADOPTED);
+        let offset = self.offset.load(Ordering::Relaxed) & !(USED | FURTHER);
         Place { segment: self.segment, offset }
     }
 
     fn blocks(&self) -> u64 {
-        u64::from(self.offset.load(Ordering::Relaxed) & ADOPTED == 0)
+        u64::from(self.offset.load(Ordering::Relaxed) & FURTHER == 0)
     }
 }
 
@@ -205,7 +224,7 @@ fn write(shard: &RwLock<Shard>) -> RwLockWriteGuard<'_, Shard> {
 }
 
 const USED: u32 = 1 << 31;
-const ADOPTED: u32 = 1 << 30;
+const FURTHER: u32 = 1 << 30;
 const SHARDS: usize = 64;
 
 #[cfg(test)]
@@ -250,6 +269,22 @@ mod tests {
         assert!(!table.contains(&hint(1)) && table.contains(&hint(2)));
         table.clear();
         assert_eq!((table.blocks(), table.gauge.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_digest_leads_to_its_block_at_its_place_and_counts_as_none() {
+        let table = table();
+        let digest = |n| Digest([n; 32]);
+        table.insert(&hint(1), place(1, 64));
+        table.insert_digest(&digest(1), place(1, 64));
+        assert_eq!(table.peek_digest(&digest(1)), Some(place(1, 64)));
+        assert_eq!(table.peek_digest(&digest(2)), None);
+        assert!(!table.was_used(&hint(1), place(1, 64)));
+        table.remove_digest(&digest(1), place(2, 64));
+        assert_eq!(table.peek_digest(&digest(1)), Some(place(1, 64)));
+        table.remove_digest(&digest(1), place(1, 64));
+        assert_eq!(table.peek_digest(&digest(1)), None);
+        assert_eq!((table.blocks(), table.gauge.get()), (1, 1));
     }
 
     #[test]

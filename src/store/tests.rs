@@ -10,6 +10,7 @@ use super::*;
 use crate::block::{Secret, ServerSecret};
 use crate::metrics::Metrics;
 
+mod by_digest;
 mod crash;
 mod decay;
 mod faults;

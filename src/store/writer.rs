@@ -198,6 +198,7 @@ impl Writer {
         let place = Place { segment: id, offset };
         self.reader.names.push(entry);
         self.reader.table.insert(&entry.hint(), place);
+        self.reader.table.insert_digest(&entry.reference.digest, place);
         self.metrics.written_bytes.inc_by(block.bytes().len() as u64);
         self.metrics.bytes.add(i64::try_from(record.len()).unwrap_or(i64::MAX));
         Ok(place)
@@ -226,6 +227,7 @@ impl Writer {
             for (key, name) in names {
                 self.reader.table.remove(&name.hint(key), place);
             }
+            self.reader.table.remove_digest(&entry.reference.digest, place);
             if self.reader.table.remove(&entry.hint(), place) {
                 self.metrics.evicted_bytes.inc_by(u64::from(entry.reference.len));
             }
