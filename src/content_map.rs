@@ -1,8 +1,8 @@
 //! The content map of a node: shared by its flows, kept on disk across restarts.
 //!
 //! [`ContentMap`] decides, this is its shell. Flows look and learn through [`SharedMap::with`], briefly and never over
-//! a wait. A thread of its own ([`saver`]) writes what changed every few seconds, and at [`SharedMap::close`], to a
-//! file beside the store's ([`file`], drawn there); [`SharedMap::open`] reads it, the latest first.
+//! a wait. A thread of its own (`saver.rs`) writes what changed every few seconds, and at [`SharedMap::close`], to a
+//! file beside the store's (`file.rs`, drawn there); [`SharedMap::open`] reads it, the latest first.
 //!
 //! # What a crash may lose
 //!
@@ -137,5 +137,5 @@ const EXTENT_BYTES: u64 = 64 << 10;
 const EXTENTS_MIN: usize = 4096;
 /// 64 GiB of content, some 150 MiB of memory when full.
 const EXTENTS_MAX: usize = 1 << 20;
-/// What fills the two hash tables of the keys to the brim; 17 MiB.
+/// What fills the two hash tables of the keys to the brim: 17 MiB, and 25 while they grow.
 const KEYS_MAX: usize = 2 * 7 * (1 << 15);

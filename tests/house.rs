@@ -257,6 +257,13 @@ fn references_are_made_only_from_what_a_leg_gave() {
     report(outside("src", ".mint(", &["src/flow/minter.rs", "src/flow/sending.rs"]));
 }
 
+/// Invariant 3, entitlement: who has but a digest may compare, and gives a block to nobody.
+#[test]
+fn blocks_are_found_by_digest_only_where_they_are_compared() {
+    let places = ["src/store/", "src/matching/", "src/flow.rs", "src/flow/"];
+    report(outside("src", ".get_digest", &places));
+}
+
 /// Invariant 1, byte-exact: bytes become a block by being checked, or out of a seal that was.
 #[test]
 fn only_the_store_trusts_a_seal() {

@@ -111,7 +111,7 @@ impl MapFile {
 
     /// Writes rows, all or none, durable on return.
     pub(super) fn write(&mut self, store: [u8; 16], rows: Vec<Row>) -> Result<(), FileFault> {
-        // Rows of an earlier store stay until their object changes, and do not open before that.
+        // Rows sealed for another store do not open any more: their blocks are gone.
         self.store = store;
         let mut sealed = Vec::with_capacity(rows.len());
         for (place, extents) in rows {
