@@ -66,7 +66,7 @@ pub struct Metrics {
     pub memory_limit_bytes: IntGauge,
     /// Blocks whose bytes did not match their reference, from any source.
     pub wrong_blocks: IntCounter,
-    /// References of edges that had no right to their block.
+    /// References of edges with a forged secret.
     pub refused_references: IntCounter,
     /// Seals of bytes that this node did not keep.
     pub seals_missed: IntCounter,
@@ -348,7 +348,7 @@ impl Metrics {
             refused_references: counter(
                 r,
                 "wanigan_refused_references_total",
-                "References of edges that had no right to their block. Nothing of it reached a server; the flow was reset.",
+                "References of edges with a forged secret, at a core.",
             ),
             seals_missed: counter(
                 r,

@@ -86,12 +86,16 @@ async fn a_core_that_lost_its_store_fetches_from_the_edge_and_no_upload_fails() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_core_without_room_gets_the_right_bytes_all_the_same() {
-    let mut office = Office::start("[store]\nmemory = '0 B'\n").await;
-    let file = content(FILE_BYTES, 6);
-    for path in ["/one", "/two", "/three"] {
-        office.upload(path, &file).await;
-        assert!(office.server.file(path) == file);
+    let mut office = Office::start("[store]\nsize = '9 MiB'\nmemory = '0 B'\n").await;
+    let files = [content(2 * FILE_BYTES, 6), content(2 * FILE_BYTES, 16)];
+    for round in 0..3 {
+        for file in &files {
+            let path = format!("/{round}");
+            office.upload(&path, file).await;
+            assert!(office.server.file(&path) == *file);
+        }
     }
+    assert!(office.core().metrics().block_bytes(Source::Fetch) > 0, "it had room for all");
     office.stop().await;
 }
 
@@ -183,10 +187,9 @@ async fn an_edge_that_has_sent_a_block_may_refer_to_it_by_its_digest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edge_that_gives_other_bytes_than_it_referred_to_or_none_is_reset() {
-    // A core that keeps nothing has to fetch.
-    let mut office = Office::start("[store]\nmemory = '0 B'\n").await;
-    let file = content(BLOCK_BYTES, 11);
+async fn an_edge_that_is_asked_gives_the_bytes_or_is_reset() {
+    let mut office = Office::start("").await;
+    let (file, other) = (content(BLOCK_BYTES, 11), content(BLOCK_BYTES, 12));
     let bare = Reference {
         digest: digest(&file),
         secret: Secret([0; 32]),
@@ -194,26 +197,23 @@ async fn an_edge_that_gives_other_bytes_than_it_referred_to_or_none_is_reset() {
         len: BLOCK_BYTES as u32,
     };
     let rogue = Rogue::connect(&office).await;
-    let mut flow = rogue.open(&office).await;
-    flow.say(Frame::Literal(put_head("/sent", BLOCK_BYTES).into())).await;
-    flow.say(Frame::Data { reference: bare, number: flow.number(), bytes: file.clone().into() }).await;
-    office.server.has("/sent").await;
-    drop(flow);
-    office.server.ended().await;
-    let wrong = Bytes::from(content(BLOCK_BYTES, 12));
-    let answers: [fn(u64, Bytes) -> Frame<Bytes>; 2] = [Frame::Block, |number, _| Frame::Gone(number)];
-    for answer in answers {
+    for given in [&other, &file] {
         let mut flow = rogue.open(&office).await;
-        let head = put_head("/lied", BLOCK_BYTES);
+        let head = put_head("/asked", BLOCK_BYTES);
         flow.say(Frame::Literal(head.clone().into())).await;
         office.server.heard(head.len()).await;
         flow.refer(bare).await;
         let (numbers, mut send) = rogue.asked(&flow).await;
         assert_eq!(numbers, [0]);
         let mut bytes = Vec::new();
-        answer(0, wrong.clone()).encode(&mut bytes);
+        Frame::Block(0, Bytes::from(given.clone())).encode(&mut bytes);
         send.write_all(&bytes).await.unwrap();
         let _ = send.finish();
+        if given == &file {
+            office.server.has("/asked").await;
+            assert!(office.server.file("/asked") == file);
+            continue;
+        }
         let ended = timeout(LIMIT, flow.stream.recv.read_chunk(1 << 16, true)).await.unwrap();
         assert!(
             matches!(ended, Err(quinn::ReadError::Reset(reset)) if reset == code::UNRESOLVED),
@@ -271,7 +271,7 @@ impl Office {
     async fn restart_core(&mut self) {
         self.core.take().expect("it runs").stop().await;
         eventually(|| self.edge.metrics().links_up.get() == 0).await;
-        let _ = std::fs::remove_dir_all(self.directory.path().join("hq-store"));
+        std::fs::remove_dir_all(self.directory.path().join("hq/store")).expect("the core has a store");
         self.core = Some(node::start(&Config::load(&self.core_config).unwrap()).await.unwrap());
         self.link_up().await;
     }

@@ -121,6 +121,30 @@ fn what_a_client_writes_arrives_as_it_was() {
 }
 
 #[test]
+fn a_second_write_of_the_same_content_crosses_the_wan_at_two_percent_and_so_does_reading_it_back() {
+    scenario!(["smbd", "smbpasswd", "smbclient", "nft", "wanigan"], 2, WAN, |lab| {
+        let smbd = Smbd::start(lab, Signing::Required, Encryption::Off)?;
+        let pair = Pair::start(lab, Mode::Tproxy, Memory::PLENTY)?;
+        let (local, length) = (lab.path("local"), 16 << 20);
+        let digest = content::write(&local, 18, length)?;
+        let mut crossed = vec![lab.wan().settled(QUIET).entered_bytes()];
+        for (number, name) in ["first", "second"].into_iter().enumerate() {
+            client(lab, number).put(&local, name, LIMIT)?;
+            ensure!(Digest::of_file(&smbd.share().join(name))? == digest, "{name} differs");
+            crossed.push(lab.wan().settled(QUIET).entered_bytes());
+        }
+        client(lab, 1).get("first", LIMIT)?.expect(digest)?;
+        crossed.push(lab.wan().settled(QUIET).entered_bytes());
+        let [cold, warm, back] = [0, 1, 2].map(|at| crossed[at + 1] - crossed[at]);
+        println!("{length} bytes: {cold} written, {warm} written again, {back} read back");
+        ensure!(cold >= length as u64, "the first write crossed with {cold} bytes: it was not cold");
+        ensure!(warm * 50 <= length as u64, "the second write crossed with {warm} bytes");
+        ensure!(back * 50 <= length as u64, "reading it back crossed with {back} bytes");
+        nothing_went_direct(&pair)
+    });
+}
+
+#[test]
 fn every_way_of_interception_carries_both_families() {
     for mode in Mode::TRANSPARENT {
         scenario!(["smbd", "smbpasswd", "smbclient", "nft", "wanigan"], 2, WAN, |lab| {

@@ -14,8 +14,10 @@ use wanigan::budget::Budget;
 use wanigan::flow::minter::Minter;
 use wanigan::flow::receiving::{Output, Receiving, Wanted};
 use wanigan::flow::sending::Sending;
+use wanigan::flow::terms::{Entitlement, Terms};
 use wanigan::flow::window::{CREDIT_BASE, Window};
 use wanigan::matching::matcher::Matcher;
+use wanigan::matching::uploads::{Known, KnownOnLink};
 use wanigan::metrics::Source;
 use wanigan::referral::{Holders, Neighbours};
 use wanigan::shim::Shim;
@@ -47,24 +49,44 @@ struct Node {
 /// What outlives a flow.
 struct Site {
     holders: Arc<Holders>,
-    store: HashMap<Reference, Block>,
+    naming: Arc<RwLock<Naming>>,
+    /// What the edge may refer to, and the link that it is on.
+    known: Arc<Known>,
+    link: u64,
+    /// The edge's store and the core's.
+    stores: [HashMap<Reference, Block>; 2],
+}
+
+impl Site {
+    /// Returns the store of the node that sends in this direction.
+    fn store(&mut self, sends: Direction) -> &mut HashMap<Reference, Block> {
+        &mut self.stores[usize::from(sends == Direction::ToClient)]
+    }
 }
 
 impl Node {
     fn new(sends: Direction, site: &Site, memory: u64, now: Instant) -> Self {
         let budget = Budget::new(memory, IntGauge::new("used", "test").unwrap());
-        let minter = (sends == Direction::ToClient).then(|| {
-            let naming = Naming { current: ServerSecret::new([7; 32]), older: None };
-            let edge = site.holders.of(NodeId([1; 32]), &"lisbon".parse().unwrap()).unwrap();
-            let neighbours = Neighbours::new(Arc::clone(&site.holders), edge);
-            Minter::Core { naming: Arc::new(RwLock::new(naming)), neighbours, numbers: Arc::default() }
-        });
+        let holder = site.holders.of(NodeId([1; 32]), &"lisbon".parse().unwrap()).unwrap();
+        let (naming, numbers) = (Arc::clone(&site.naming), Arc::default());
+        let known = KnownOnLink::new(Arc::clone(&site.known), site.link);
+        let (minter, terms) = match sends {
+            Direction::ToClient => {
+                let neighbours = Neighbours::new(Arc::clone(&site.holders), Arc::clone(&holder));
+                let entitlement = Entitlement { naming: Arc::clone(&naming), holder };
+                (Minter::Core { naming, neighbours, numbers }, Terms::OfEdge(entitlement))
+            }
+            Direction::ToServer => {
+                let own = ServerSecret::new([9; 32]);
+                (Minter::Edge { own, known: known.clone(), numbers }, Terms::OfRememberedCore(known))
+            }
+        };
         let window = Window::open(&budget).unwrap();
         Self {
             shim: Detecting::new(),
             sends,
-            sending: Sending::new(minter, Matcher::alone(&budget), &budget, 1 << 20, CREDIT_BASE, now),
-            receiving: Receiving::new(window, &budget, Arc::default()),
+            sending: Sending::new(Some(minter), Matcher::alone(&budget), &budget, 1 << 20, CREDIT_BASE, now),
+            receiving: Receiving::new(window, &budget, Arc::default()).on(terms),
             budget,
             frames: VecDeque::new(),
             reports: VecDeque::new(),
@@ -89,7 +111,7 @@ impl Node {
                 Output::LookUp(wanted) => self.look_ups.push_back(wanted),
                 Output::Fetch(wanted) => self.fetches.push_back(wanted),
                 Output::Store(block) => {
-                    site.store.insert(*block.reference(), block);
+                    site.store(self.sends).insert(*block.reference(), block);
                 }
                 Output::Write(bytes, _) => {
                     assert!(self.writing.is_empty(), "one write at a time");
@@ -110,8 +132,19 @@ impl Node {
 type Conversation = Vec<(Direction, Vec<u8>)>;
 
 /// Runs a conversation through an edge and a core. `dice` decides what happens next and how much of it; with `faults`
-/// time passes between any two bytes and the store loses blocks. Returns the references sent to the client's side.
+/// time passes between any two bytes and the stores lose blocks. Returns the references sent to the client's side.
 fn run(conversation: &Conversation, site: &mut Site, memory: u64, faults: bool, dice: &mut Dice) -> usize {
+    run_both(conversation, site, memory, faults, dice).1
+}
+
+/// Does so and returns the references sent to either side, the server's first.
+fn run_both(
+    conversation: &Conversation,
+    site: &mut Site,
+    memory: u64,
+    faults: bool,
+    dice: &mut Dice,
+) -> (usize, usize) {
     let mut now = Instant::now();
     let mut edge = Node::new(Direction::ToServer, site, memory, now);
     let mut core = Node::new(Direction::ToClient, site, memory, now);
@@ -173,6 +206,7 @@ fn run(conversation: &Conversation, site: &mut Site, memory: u64, faults: bool, 
                         let mut bytes = Vec::new();
                         frame.encode(&mut bytes);
                         other.frames.push_back(bytes);
+                        while node.sending.poll_kept().is_some() {}
                     }
                 }
                 2 => {
@@ -197,9 +231,9 @@ fn run(conversation: &Conversation, site: &mut Site, memory: u64, faults: bool, 
                     if let Some(Wanted { number, reference, .. }) = node.look_ups.pop_front() {
                         // The store may have lost any block at any time.
                         if faults && dice.below(10) == 0 {
-                            site.store.remove(&reference);
+                            site.store(node.sends).remove(&reference);
                         }
-                        let block = site.store.get(&reference).cloned();
+                        let block = site.store(node.sends).get(&reference).cloned();
                         node.receiving.handle_looked_up(number, block, now);
                     }
                 }
@@ -209,7 +243,7 @@ fn run(conversation: &Conversation, site: &mut Site, memory: u64, faults: bool, 
                             panic!("what was not acknowledged is retained");
                         };
                         let block = Block::verify(reference, bytes).unwrap();
-                        site.store.insert(reference, block.clone());
+                        site.store(node.sends).insert(reference, block.clone());
                         node.receiving.handle_fetched(number, Some((block, Source::Fetch)), now).unwrap();
                     }
                 }
@@ -235,7 +269,7 @@ fn run(conversation: &Conversation, site: &mut Site, memory: u64, faults: bool, 
     assert!(core.delivered == to_server, "the server got what the client said");
     assert!(edge.delivered == to_client, "the client got what the server said");
     assert!(edge.finished && core.finished);
-    let references = core.references;
+    let references = (edge.references, core.references);
     for (node, name) in [(edge, "edge"), (core, "core")] {
         let budget = node.budget.clone();
         drop(node);
@@ -271,7 +305,20 @@ impl Dice {
 }
 
 fn site() -> Site {
-    Site { holders: Arc::new(Holders::new(10_000, Vec::new())), store: HashMap::new() }
+    let naming = Naming { current: ServerSecret::new([7; 32]), older: None };
+    let known = Arc::new(Known::new(10_000));
+    known.handle_key(naming.current.id());
+    let (holders, naming) = (Arc::new(Holders::new(10_000, Vec::new())), Arc::new(RwLock::new(naming)));
+    Site { holders, naming, known, link: 1, stores: Default::default() }
+}
+
+/// A client that uploads a file and then reads it back.
+fn http_upload(file: &[u8]) -> Conversation {
+    let length = file.len();
+    let put = format!("PUT /f HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
+    let made = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n".to_vec();
+    let conversation = [(Direction::ToServer, [put.as_bytes(), file].concat()), (Direction::ToClient, made)];
+    conversation.into_iter().chain(http_conversation(file, &[length])).collect()
 }
 
 /// Requests for one file by ranges of any size, on one connection.
@@ -310,6 +357,22 @@ fn a_second_read_crosses_as_references() {
     let warm = run(&http_conversation(&file, &[600_000]), &mut site, 64 << 20, false, &mut Dice::new(2));
     assert_eq!(cold, 0);
     assert_eq!(warm, 600_000_usize.div_ceil(65_536));
+}
+
+#[test]
+fn a_second_upload_crosses_as_references_too_and_on_a_new_link_what_came_back_does() {
+    let file = file(600_000, 6);
+    let blocks = 600_000_usize.div_ceil(65_536);
+    let mut site = site();
+    let run =
+        |site: &mut Site, seed| run_both(&http_upload(&file), site, 64 << 20, false, &mut Dice::new(seed));
+    let (cold, back) = run(&mut site, 1);
+    // The core knows that the edge has it; the edge's store is another's business.
+    assert_eq!((cold, back), (0, blocks));
+    assert_eq!(run(&mut site, 2), (blocks, blocks));
+    site.link += 1;
+    // The core named all of it on the way back.
+    assert_eq!(run(&mut site, 3), (blocks, blocks));
 }
 
 /// The connections of the recorded cases, as conversations.
@@ -370,7 +433,8 @@ proptest! {
         sizes in proptest::collection::vec(1usize..200_000, 1..6),
         memory_kib in 300u64..3_000,
     ) {
-        let conversation = http_conversation(&file(len, seed), &sizes);
+        let file = file(len, seed);
+        let conversation = [http_upload(&file), http_conversation(&file, &sizes)].concat();
         let mut site = site();
         let mut dice = Dice::new(seed);
         for _ in 0..3 {
