@@ -85,14 +85,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("renaming", &["block", "proof"]),
-    ("flow", &["addr", "block", "budget", "fault", "fetch", "metrics", "referral", "relay", "shim", "wan"]),
+    (
+        "flow",
+        &[
+            "addr", "block", "budget", "fault", "fetch", "matching", "metrics", "referral", "relay", "shim",
+            "wan",
+        ],
+    ),
     ("fetch", &["addr", "block", "discovery", "drain", "fault", "metrics", "peer", "store", "wan"]),
     ("referral", &["addr", "block", "matching", "pki"]),
     ("intercept", &["addr", "fault", "relay"]),
     ("wan", &["config", "drain", "metrics"]),
     ("discovery", &["addr", "block", "drain", "fault", "metrics", "proof"]),
     ("store", &["block", "metrics"]),
-    ("matching", &["block", "fault", "object", "shim"]),
+    ("matching", &["block", "budget", "fault", "object", "shim"]),
     ("peer", &["addr", "block", "drain", "fault", "metrics", "pki", "proof", "relay"]),
     ("proof", &["addr", "block"]),
     // The splitter takes a shim's spans.
