@@ -31,6 +31,7 @@ use crate::flow::receiving::Receiving;
 use crate::flow::sending::{Minter, Sending};
 use crate::flow::window::Window;
 use crate::flow::{End, Flow};
+use crate::matching::compress::{Packer, Unpacker};
 use crate::metrics::Metrics;
 use crate::pki::{self, NodeIdentity, PeerIdentity};
 use crate::proof::LINK_EXPORTER_LABEL;
@@ -89,6 +90,7 @@ pub fn start(
         flow_permits: Arc::new(Semaphore::new(config.limits.flows as usize)),
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
+        compression: config.link.compression,
         blocks: Blocks::of(Store::memory_only(0, Metrics::new().store)),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
@@ -130,6 +132,8 @@ pub struct Core {
     pub budget: Budget,
     /// Limit of retained bytes of one flow.
     pub retain_bytes_max: u64,
+    /// Whether what this node sends is compressed.
+    pub compression: bool,
     /// Where blocks of uploads would be found; a core keeps none.
     pub blocks: Blocks,
     /// Counts.
@@ -342,7 +346,13 @@ impl Core {
         stream.permit = Some(permit);
         let _dialled = leg.local_addr().ok().map(|local| self.dialled.add(local));
         let receiving = Receiving::new(window, &self.budget, link.numbered());
-        let opened = Frame::<Bytes>::Opened { status: DialStatus::Connected, credit: receiving.credit() };
+        let (mut packer, mut unpacker) =
+            (Packer::new(self.compression, &self.budget), Unpacker::new(&self.budget));
+        let opened = Frame::<Bytes>::Opened {
+            status: DialStatus::Connected,
+            credit: unpacker.announce(receiving.credit()),
+        };
+        let credit = packer.handle_credit(credit);
         let mut bytes = Vec::new();
         opened.encode(&mut bytes);
         stream.send.write_all(&bytes).await?;
@@ -354,6 +364,8 @@ impl Core {
             port,
             sending: Sending::new(Some(minter), &self.budget, self.retain_bytes_max, credit, Instant::now()),
             receiving,
+            packer,
+            unpacker,
             shim: Box::new(Detecting::new()),
             sends: Direction::ToClient,
             unopened: None,

@@ -32,6 +32,7 @@ use crate::flow::{End, Flow};
 use crate::intercept::{
     Accept, Accepted, InterceptError, InterceptSettings, Interceptor, Mode, Rules, accept_fault,
 };
+use crate::matching::compress::{Packer, Unpacker};
 use crate::metrics::Metrics;
 use crate::peer::Peers;
 use crate::pki::{CORE_SERVER_NAME, NodeIdentity};
@@ -113,6 +114,7 @@ pub async fn start(
         flow_permits: Semaphore::new(config.limits.flows as usize),
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
+        compression: config.link.compression,
         metrics: metrics.clone(),
         quarantine: Quarantine::default(),
         tasks: tasks.clone(),
@@ -268,6 +270,8 @@ pub struct Edge {
     pub budget: Budget,
     /// Limit of retained bytes of one flow.
     pub retain_bytes_max: u64,
+    /// Whether what this node sends is compressed.
+    pub compression: bool,
     /// Counts.
     pub metrics: Metrics,
     /// Servers that are not worth a flow for a while.
@@ -347,7 +351,8 @@ impl Edge {
     async fn open(&self, client: ClientAddr, server: ServerAddr, link: &Link) -> Option<Flow> {
         let window = Window::open(&self.budget)?;
         let receiving = Receiving::new(window, &self.budget, link.numbered());
-        let credit = receiving.credit();
+        let mut unpacker = Unpacker::new(&self.budget);
+        let credit = unpacker.announce(receiving.credit());
         let open = |flow| Frame::Open { flow, client: client.0, server: server.0, credit };
         let (stream, port) = link.open_flow(open).await?;
         Some(Flow {
@@ -356,6 +361,8 @@ impl Edge {
             port,
             sending: Sending::new(None, &self.budget, self.retain_bytes_max, CREDIT_BASE, Instant::now()),
             receiving,
+            packer: Packer::new(self.compression, &self.budget),
+            unpacker,
             shim: Box::new(Detecting::new()),
             sends: Direction::ToServer,
             unopened: Some(Vec::new()),
