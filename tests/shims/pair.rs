@@ -14,6 +14,7 @@ use wanigan::budget::Budget;
 use wanigan::flow::receiving::{Output, Receiving, Wanted};
 use wanigan::flow::sending::{Minter, Sending};
 use wanigan::flow::window::{CREDIT_BASE, Window};
+use wanigan::matching::compress::{Packer, Unpacker};
 use wanigan::metrics::Source;
 use wanigan::referral::{Holders, Neighbours};
 use wanigan::shim::Shim;
@@ -29,6 +30,8 @@ struct Node {
     shim: Detecting,
     sends: Direction,
     sending: Sending,
+    packer: Packer,
+    unpacker: Unpacker,
     receiving: Receiving,
     budget: Budget,
     /// Frames on their way to this node, and reports of the other node's receiver.
@@ -63,6 +66,8 @@ impl Node {
             sends,
             sending: Sending::new(minter, &budget, 1 << 20, CREDIT_BASE, now),
             receiving: Receiving::new(window, &budget, Arc::default()),
+            packer: Packer::new(true, &budget),
+            unpacker: Unpacker::new(&budget),
             budget,
             frames: VecDeque::new(),
             reports: VecDeque::new(),
@@ -95,7 +100,9 @@ impl Node {
                     self.shim.handle_input(self.sends.reverse(), &bytes, &mut spans);
                     self.writing.extend(bytes);
                 }
-                Output::Progress { resolved, blocks, credit } => other.push_back((resolved, blocks, credit)),
+                Output::Progress { resolved, blocks, credit } => {
+                    other.push_back((resolved, blocks, self.unpacker.announce(credit)));
+                }
                 Output::Finish => self.finished = true,
                 Output::Opened(_) | Output::Reset => unreachable!("nothing is dialled or reset here"),
             }
@@ -112,6 +119,9 @@ fn run(conversation: &Conversation, site: &mut Site, memory: u64, faults: bool, 
     let mut now = Instant::now();
     let mut edge = Node::new(Direction::ToServer, site, memory, now);
     let mut core = Node::new(Direction::ToClient, site, memory, now);
+    // OPEN and OPENED: credit is given to begin with, what can be unpacked is told.
+    let _ = core.packer.handle_credit(edge.unpacker.announce(CREDIT_BASE));
+    let _ = edge.packer.handle_credit(core.unpacker.announce(CREDIT_BASE));
     let said = |direction| -> Vec<u8> {
         conversation.iter().filter(|(of, _)| *of == direction).flat_map(|(_, bytes)| bytes.clone()).collect()
     };
@@ -168,14 +178,15 @@ fn run(conversation: &Conversation, site: &mut Site, memory: u64, faults: bool, 
                     while let Some(frame) = node.sending.poll_frame() {
                         node.references += usize::from(matches!(frame, Frame::Ref { .. }));
                         let mut bytes = Vec::new();
-                        frame.encode(&mut bytes);
+                        node.packer.pack(frame).encode(&mut bytes);
                         other.frames.push_back(bytes);
                     }
                 }
                 2 => {
                     if let Some(bytes) = node.frames.pop_front() {
                         let (frame, _) = Frame::decode(&bytes).unwrap().unwrap();
-                        node.receiving.handle_frame(frame.map(Bytes::copy_from_slice), now).unwrap();
+                        let frame = node.unpacker.unpack(frame.map(Bytes::copy_from_slice)).unwrap();
+                        node.receiving.handle_frame(frame, now).unwrap();
                     }
                 }
                 3 => {
@@ -187,6 +198,7 @@ fn run(conversation: &Conversation, site: &mut Site, memory: u64, faults: bool, 
                 }
                 4 => {
                     if let Some((resolved, blocks, credit)) = node.reports.pop_front() {
+                        let credit = node.packer.handle_credit(credit);
                         node.sending.handle_progress(resolved, blocks, credit);
                     }
                 }
