@@ -51,6 +51,12 @@ impl Budget {
         self.pool.limit.saturating_sub(self.pool.used.load(Ordering::Relaxed))
     }
 
+    /// Returns the pool's limit.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.pool.limit
+    }
+
     fn take(&self, bytes: u64) -> bool {
         let taken = self.pool.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(bytes).filter(|sum| *sum <= self.pool.limit)

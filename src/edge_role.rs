@@ -350,7 +350,7 @@ impl Edge {
     /// Opens a flow, or returns `None` where there is no stream or memory for it at once.
     async fn open(&self, client: ClientAddr, server: ServerAddr, link: &Link) -> Option<Flow> {
         let window = Window::open(&self.budget)?;
-        let receiving = Receiving::new(window, &self.budget, link.numbered());
+        let receiving = Receiving::new(window, &self.budget, link.numbered()).keeping_literals();
         let mut unpacker = Unpacker::new(&self.budget);
         let credit = unpacker.announce(receiving.credit());
         let open = |flow| Frame::Open { flow, client: client.0, server: server.0, credit };

@@ -2,7 +2,7 @@
 //! the flow and the link's stream. It is the same at an edge and at a core; what differs is which direction it sends.
 //!
 //! ```text
-//!  leg ──read──▶ shim ──spans──▶ Sending ──frames──▶ stream      (LITERAL, DATA, REF)
+//!  leg ──read──▶ shim ──spans──▶ Sending ──frames──▶ stream      (LITERAL, DATA, REF, RUN...)
 //!  leg ◀─write── Receiving ◀──frames── stream                    store, then `fetch.rs`, for what is missing
 //! ```
 //!
@@ -27,8 +27,13 @@ use wanigan_parsers::Direction;
 use wanigan_parsers::wan::DialStatus;
 
 pub mod receiving;
+pub mod recent;
+pub mod retained;
 pub mod sending;
 pub mod window;
+
+#[cfg(test)]
+mod tests;
 
 use self::receiving::{LOOKAHEAD, Output, Receiving, Violation, Wanted};
 use self::sending::Sending;
@@ -400,6 +405,7 @@ impl Flow {
                     });
                 }
                 Output::Store(block) => self.blocks.keep(block),
+                Output::SealMissed => self.metrics.seals_missed.inc(),
                 Output::Write(bytes, source) => {
                     buffers.spans.clear();
                     self.shim.handle_input(self.sends.reverse(), &bytes, &mut buffers.spans);
@@ -538,9 +544,11 @@ impl Flow {
                 self.metrics.wrong_blocks.inc();
                 End::Reset(ResetReason::Protocol)
             }
-            Violation::Overrun(_) | Violation::OutOfPlace | Violation::NumberTaken(_) => {
-                End::Reset(ResetReason::Protocol)
-            }
+            Violation::Overrun(_)
+            | Violation::OutOfPlace
+            | Violation::NumberTaken(_)
+            | Violation::UnknownNumber(_)
+            | Violation::NotYetCome(_) => End::Reset(ResetReason::Protocol),
         }
     }
 

@@ -68,6 +68,8 @@ pub struct Metrics {
     pub memory_limit_bytes: IntGauge,
     /// Blocks whose bytes did not match their reference, from any source.
     pub wrong_blocks: IntCounter,
+    /// Seals of bytes that this node did not keep.
+    pub seals_missed: IntCounter,
     /// What the store counts.
     pub store: StoreMetrics,
     /// What discovery and transfer between peers count.
@@ -341,6 +343,11 @@ impl Metrics {
                 r,
                 "wanigan_wrong_blocks_total",
                 "Blocks whose bytes did not match their reference.",
+            ),
+            seals_missed: counter(
+                r,
+                "wanigan_seals_missed_total",
+                "Blocks that crossed in pieces and were not stored, since the pieces were not kept.",
             ),
             store: StoreMetrics {
                 bytes: gauge(r, "wanigan_store_bytes", "Bytes of the store's segment files."),

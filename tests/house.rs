@@ -136,6 +136,8 @@ const SANS_IO: &[&str] = &[
     "src/discovery/state.rs",
     "src/fault.rs",
     "src/flow/receiving.rs",
+    "src/flow/recent.rs",
+    "src/flow/retained.rs",
     "src/flow/sending.rs",
     "src/flow/window.rs",
     "src/matching.rs",

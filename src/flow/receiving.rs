@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use wanigan_parsers::wan::{DialStatus, FETCH_NUMBERS_MAX, Frame};
+use wanigan_parsers::wan::{DialStatus, FETCH_NUMBERS_MAX, Frame, SealSpan};
 
+use super::recent::{NotYetCome, Recent};
 use super::sending::frame_cost;
 use super::window::{Overrun, Window};
 use crate::block::{Block, Named, Reference, WrongBlock};
@@ -41,13 +42,15 @@ pub enum Output {
     Fetch(Vec<Wanted>),
     /// Keep the block.
     Store(Block),
+    /// Count a block that was sealed and cannot be kept, since its bytes were not.
+    SealMissed,
     /// Write the bytes to the leg, then call [`Receiving::handle_written`].
     Write(Bytes, Option<Source>),
     /// Tell the sender how far we are: references resolved, credit given.
     Progress {
         /// References resolved since the flow began.
         resolved: u64,
-        /// DATA frames taken since the flow began.
+        /// DATA and SEAL frames taken since the flow began.
         blocks: u64,
         /// Credit given since the flow began.
         credit: u64,
@@ -58,10 +61,10 @@ pub enum Output {
     Reset,
 }
 
-/// A block that a REF names.
+/// A block that a REF, RUN or SLICE names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
-    /// Number of the REF.
+    /// Number of the reference among those of its flow.
     pub number: u64,
     /// The block.
     pub reference: Reference,
@@ -84,6 +87,12 @@ pub enum Violation {
     /// Sender: one number for two references.
     #[error(transparent)]
     NumberTaken(#[from] NumberTaken),
+    /// Sender: a number that no frame introduced, or so long ago that it is not to be used.
+    #[error("number {0} stands for nothing")]
+    UnknownNumber(u64),
+    /// Sender: a SEAL of nothing.
+    #[error(transparent)]
+    NotYetCome(#[from] NotYetCome),
     /// Sender: it does not have what it referred to.
     #[error("reference {0} can be resolved by nobody")]
     Unresolved(u64),
@@ -94,6 +103,7 @@ pub enum Violation {
 pub struct Receiving {
     window: Window,
     numbered: Arc<Numbered>,
+    recent: Option<Recent>,
     queue: VecDeque<Item>,
     /// Memory of resolved references that wait for their turn.
     reservation: Reservation,
@@ -102,10 +112,10 @@ pub struct Receiving {
     unresolved: usize,
     outputs: VecDeque<Output>,
     writing: Option<Writing>,
-    /// Number of the next REF to arrive.
+    /// Number of the next reference to arrive.
     next_number: u64,
     acked: u64,
-    /// DATA frames taken, and those that were reported.
+    /// DATA and SEAL frames taken, and those that were reported.
     blocks: u64,
     blocks_acked: u64,
     ack_deadline: Option<Instant>,
@@ -158,6 +168,7 @@ impl Receiving {
         Self {
             window,
             numbered,
+            recent: None,
             queue: VecDeque::new(),
             reservation: budget.reserve(0).expect("nothing always fits"),
             looking_ahead: 0,
@@ -172,6 +183,13 @@ impl Receiving {
             grant: None,
             finished: false,
         }
+    }
+
+    /// Has the half keep what came as LITERAL, for SEAL to name: without this nothing that is sealed is stored.
+    #[must_use]
+    pub fn keeping_literals(mut self) -> Self {
+        self.recent = Some(Recent::new(self.reservation.budget()));
+        self
     }
 
     /// Returns the credit for OPEN or OPENED.
@@ -191,26 +209,38 @@ impl Receiving {
         self.window.handle_received(frame_cost(&frame))?;
         match frame {
             Frame::Opened { status, credit: _ } => self.outputs.push_back(Output::Opened(status)),
-            Frame::Literal(bytes) => self.queue.push_back(Item::Literal(bytes)),
+            Frame::Literal(bytes) => {
+                if let Some(recent) = &mut self.recent {
+                    recent.handle_literal(&bytes, now);
+                }
+                self.queue.push_back(Item::Literal(bytes));
+            }
             Frame::Data { reference, number, bytes } => {
                 let block = Block::verify(reference, bytes)?;
                 self.numbered.insert(number, reference, None)?;
+                self.handle_named(u64::from(reference.len));
                 self.blocks += 1;
                 self.queue.push_back(Item::Data(block.bytes().clone()));
                 self.outputs.push_back(Output::Store(block));
             }
             Frame::Ref { reference, number, older, skip, len } => {
                 self.numbered.insert(number, reference, older)?;
-                self.queue.push_back(Item::Ref(Ref {
-                    wanted: Wanted { number: self.next_number, reference, older },
-                    skip: skip as usize,
-                    len: len as usize,
-                    state: RefState::Waiting,
-                    reserved: 0,
-                }));
-                self.next_number += 1;
-                self.unresolved += 1;
+                self.handle_reference(reference, older, skip, len);
             }
+            Frame::Run { first, count } => {
+                for number in first..first.saturating_add(u64::from(count)) {
+                    let (reference, older) = self.of_number(number)?;
+                    self.handle_reference(reference, older, 0, reference.len);
+                }
+            }
+            Frame::Slice { number, skip, len } => {
+                let (reference, older) = self.of_number(number)?;
+                if skip.checked_add(len).is_none_or(|end| end > reference.len) {
+                    return Err(Violation::OutOfPlace);
+                }
+                self.handle_reference(reference, older, skip, len);
+            }
+            Frame::Seal { reference, number, spans } => self.handle_seal(reference, number, &spans)?,
             Frame::Fin => {
                 self.finished = true;
                 self.queue.push_back(Item::Fin);
@@ -224,6 +254,51 @@ impl Receiving {
         }
         self.advance(now);
         Ok(())
+    }
+
+    /// Queues a slice of a block.
+    fn handle_reference(&mut self, reference: Reference, older: Option<Named>, skip: u32, len: u32) {
+        self.handle_named(u64::from(len));
+        self.queue.push_back(Item::Ref(Ref {
+            wanted: Wanted { number: self.next_number, reference, older },
+            skip: skip as usize,
+            len: len as usize,
+            state: RefState::Waiting,
+            reserved: 0,
+        }));
+        self.next_number += 1;
+        self.unresolved += 1;
+    }
+
+    /// Stores a block of bytes that came before.
+    fn handle_seal(
+        &mut self,
+        reference: Reference,
+        number: u64,
+        spans: &[SealSpan],
+    ) -> Result<(), Violation> {
+        let bytes = match &mut self.recent {
+            Some(recent) => recent.handle_seal(spans)?,
+            None => None,
+        };
+        let output = match bytes {
+            Some(bytes) => Output::Store(Block::verify(reference, bytes)?),
+            None => Output::SealMissed,
+        };
+        self.numbered.insert(number, reference, None)?;
+        self.blocks += 1;
+        self.outputs.push_back(output);
+        Ok(())
+    }
+
+    fn handle_named(&mut self, bytes: u64) {
+        if let Some(recent) = &mut self.recent {
+            recent.handle_named(bytes);
+        }
+    }
+
+    fn of_number(&self, number: u64) -> Result<(Reference, Option<Named>), Violation> {
+        self.numbered.get(number).ok_or(Violation::UnknownNumber(number))
     }
 
     /// Takes the store's answer to [`Output::LookUp`].
@@ -273,15 +348,19 @@ impl Receiving {
         }
     }
 
-    /// Sends a delayed acknowledgement.
+    /// Sends a delayed acknowledgement, and lets go of what was kept for long.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if let Some(recent) = &mut self.recent {
+            recent.handle_timeout(now);
+        }
         self.report(now);
     }
 
     /// Returns when [`Receiving::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.ack_deadline
+        let kept = self.recent.as_ref().and_then(Recent::poll_timeout);
+        [self.ack_deadline, kept].into_iter().flatten().min()
     }
 
     /// Returns the next thing to do.

@@ -14,13 +14,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use wanigan_parsers::wan::Frame;
+use wanigan_parsers::wan::{Frame, RUN_BLOCKS_MAX, SealSpan};
 
+use super::retained::RetainedQueue;
 use super::window::CREDIT_BASE;
-use crate::addr::NodeId;
 use crate::block::split::{CELL_BYTES, Piece, Splitter};
-use crate::block::{Block, Digest, Named, Naming};
-use crate::budget::{Budget, Reservation};
+use crate::block::{Block, Digest, Named, Naming, Reference};
+use crate::budget::Budget;
 use crate::fault::OpaqueReason;
 use crate::referral::Neighbours;
 use crate::shim::Span;
@@ -57,14 +57,12 @@ pub struct Sending {
     splitter: Splitter,
     queue: VecDeque<Queued>,
     opaque: Vec<(OpaqueReason, usize)>,
-    retained: VecDeque<Retained>,
-    /// Blocks sent as DATA of which the other side has not said that it took them, and how many it did say.
-    on_the_way: VecDeque<Digest>,
+    retained: RetainedQueue,
+    /// Blocks sent as DATA or SEAL of which the other side has not said that it took them, each with the link's number
+    /// that was introduced, and how many it did say.
+    on_the_way: VecDeque<(Digest, u64)>,
     taken: u64,
-    reservation: Reservation,
     retain_bytes_max: u64,
-    /// Number of the oldest retained reference; all before it are acknowledged.
-    resolved: u64,
     credit: u64,
     sent: u64,
     last_activity: Instant,
@@ -81,22 +79,27 @@ enum Queued {
     Frame(Frame<Bytes>),
     /// A block that is named, and perhaps under the older server secret too.
     Block(Block, Option<Named>),
+    /// A part of a block. Whoever queues it has decided that the other side is entitled to the whole.
+    Slice(Slice),
+    /// A block whose bytes went as LITERAL.
+    #[cfg_attr(not(test), expect(dead_code, reason = "whoever assembles blocks seals them"))]
+    Seal {
+        reference: Reference,
+        spans: Vec<SealSpan>,
+    },
 }
 
 #[derive(Debug)]
-struct Retained {
+struct Slice {
     block: Block,
-    /// The edge that the other side was referred to for it.
-    referred: Option<NodeId>,
-    /// Whether it was sent because of a FETCH.
-    fetched: bool,
+    /// The block's name under the older server secret.
+    older: Option<Named>,
+    skip: u32,
+    len: u32,
 }
 
 impl Sending {
     /// Makes the half for a flow that may send `credit` frame bytes at first.
-    ///
-    /// # Panics
-    /// Never: an empty reservation always fits.
     #[must_use]
     pub fn new(
         minter: Option<Minter>,
@@ -110,12 +113,10 @@ impl Sending {
             splitter: Splitter::default(),
             queue: VecDeque::new(),
             opaque: Vec::new(),
-            retained: VecDeque::new(),
+            retained: RetainedQueue::new(budget),
             on_the_way: VecDeque::new(),
             taken: 0,
-            reservation: budget.reserve(0).expect("nothing always fits"),
             retain_bytes_max,
-            resolved: 0,
             credit: credit.min(CREDIT_TOTAL_MAX),
             sent: 0,
             last_activity: now,
@@ -156,15 +157,15 @@ impl Sending {
         }
     }
 
-    /// Takes the totals that the other side reported: references resolved, DATA frames taken, credit given. Older
-    /// reports change nothing.
+    /// Takes the totals that the other side reported: references resolved, DATA and SEAL frames taken, credit given.
+    /// Older reports change nothing.
     pub fn handle_progress(&mut self, resolved: u64, blocks: u64, credit: u64) {
         self.credit = self.credit.max(credit.min(CREDIT_TOTAL_MAX));
-        while self.resolved < resolved {
-            let Some(retained) = self.retained.pop_front() else { break };
-            self.reservation.shrink(retained.block.bytes().len() as u64);
-            self.resolved += 1;
+        while let Some(retained) = self.retained.pop_resolved(resolved) {
             if let Some(minter) = &self.minter {
+                if let Some(number) = retained.introduced {
+                    minter.numbers.confirm(number);
+                }
                 let (record, digest) = (minter.neighbours.record(), &retained.block.reference().digest);
                 if retained.fetched { record.handle_received(digest) } else { record.learn(digest) }
             }
@@ -173,9 +174,10 @@ impl Sending {
             }
         }
         while self.taken < blocks {
-            let Some(digest) = self.on_the_way.pop_front() else { break };
+            let Some((digest, number)) = self.on_the_way.pop_front() else { break };
             self.taken += 1;
             if let Some(minter) = &self.minter {
+                minter.numbers.confirm(number);
                 minter.neighbours.record().handle_received(&digest);
             }
         }
@@ -184,10 +186,7 @@ impl Sending {
     /// Answers for a reference that the other side could not resolve: with the name of an edge that has the block,
     /// where `refer` says that this would help, or with the block; then blocks are pushed for a while.
     pub fn handle_fetch(&mut self, number: u64, refer: bool) -> FetchAnswer {
-        let index = number.checked_sub(self.resolved).and_then(|index| usize::try_from(index).ok());
-        let Some(retained) = index.and_then(|index| self.retained.get_mut(index)) else {
-            return FetchAnswer::Gone;
-        };
+        let Some(retained) = self.retained.get_mut(number) else { return FetchAnswer::Gone };
         let digest = retained.block.reference().digest;
         if let Some(minter) = &mut self.minter {
             if refer && let Some(referral) = minter.neighbours.refer(&digest) {
@@ -246,7 +245,12 @@ impl Sending {
                 self.sent += cost;
                 Some(frame)
             }
-            Queued::Block(block, older) => self.send_block(block, older),
+            Queued::Block(block, older) => self.send_slice(Slice::whole(block, older)),
+            Queued::Slice(slice) => {
+                let slice = self.join(slice);
+                self.send_slice(slice)
+            }
+            Queued::Seal { reference, spans } => self.send_seal(reference, spans),
         }
     }
 
@@ -258,7 +262,7 @@ impl Sending {
     /// Returns whether more of the leg should be read.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        self.queue.is_empty() && self.reservation.bytes() < self.retain_bytes_max && !self.ended
+        self.queue.is_empty() && self.retained.bytes() < self.retain_bytes_max && !self.ended
     }
 
     /// Returns whether the leg ended and the other side needs nothing more of this half.
@@ -304,29 +308,111 @@ impl Sending {
         }
     }
 
-    /// Sends a block as REF or as DATA, or puts it back for want of credit.
-    fn send_block(&mut self, block: Block, older: Option<Named>) -> Option<Frame<Bytes>> {
-        let reference = *block.reference();
+    /// Sends a block or a part of one, by reference if the other side has it or can get it; else in full. Puts it back
+    /// for want of credit.
+    fn send_slice(&mut self, slice: Slice) -> Option<Frame<Bytes>> {
         let room = self.credit.saturating_sub(self.sent);
-        let data_cost = u64::from(reference.len) + FRAME_OVERHEAD;
         let minter = self.minter.as_mut().expect("only a minter's blocks are queued");
-        let known = room >= FRAME_OVERHEAD && minter.neighbours.knows(&reference.digest);
-        if known && self.pushing == 0 && self.reservation.grow(u64::from(reference.len)) {
+        let known = room >= FRAME_OVERHEAD && minter.neighbours.knows(&slice.block.reference().digest);
+        if known && self.pushing == 0 && self.retained.push(slice.block.clone()) {
             self.sent += FRAME_OVERHEAD;
-            self.retained.push_back(Retained { block, referred: None, fetched: false });
-            let number = minter.numbers.assign(&reference);
-            return Some(Frame::Ref { reference, number, older, skip: 0, len: reference.len });
+            return Some(self.refer(&slice));
         }
-        if room < data_cost {
-            self.queue.push_front(Queued::Block(block, older));
+        if room < slice.bytes_at_once() as u64 + FRAME_OVERHEAD {
+            self.queue.push_front(Queued::Slice(slice));
             return None;
         }
         self.pushing = self.pushing.saturating_sub(u32::from(known));
-        self.sent += data_cost;
+        let frame = if slice.is_whole() { self.push(&slice.block) } else { self.pass_on_slice(slice) };
+        self.sent += frame_cost(&frame);
+        Some(frame)
+    }
+
+    /// Names a block that was just retained: by the link's number where the other side knows that.
+    fn refer(&mut self, slice: &Slice) -> Frame<Bytes> {
+        let Slice { older, skip, len, .. } = *slice;
+        let reference = *slice.block.reference();
+        let numbers = &self.minter.as_ref().expect("only a minter's blocks are queued").numbers;
+        match numbers.find(&reference) {
+            Some(first) if slice.is_whole() => Frame::Run { first, count: self.extend_run(first) },
+            Some(number) => Frame::Slice { number, skip, len },
+            None => {
+                let number = numbers.assign(&reference);
+                self.retained.handle_introduced(number);
+                Frame::Ref { reference, number, older, skip, len }
+            }
+        }
+    }
+
+    /// Takes the blocks that go on a run from the queue. Returns its length with the first one.
+    fn extend_run(&mut self, first: u64) -> u16 {
+        let mut count = 1;
+        while usize::from(count) < RUN_BLOCKS_MAX && self.goes_on(first + u64::from(count)) {
+            self.queue.pop_front();
+            self.sent += FRAME_OVERHEAD;
+            count += 1;
+        }
+        count
+    }
+
+    /// Retains the block at the head of the queue if it is whole, can be referred to and has this number.
+    fn goes_on(&mut self, number: u64) -> bool {
+        let minter = self.minter.as_mut().expect("only a minter's blocks are queued");
+        let block = match self.queue.front() {
+            Some(Queued::Block(block, _)) => block,
+            Some(Queued::Slice(slice)) if slice.is_whole() => &slice.block,
+            Some(Queued::Slice(_) | Queued::Seal { .. } | Queued::Frame(_)) | None => return false,
+        };
+        let reference = block.reference();
+        self.credit.saturating_sub(self.sent) >= FRAME_OVERHEAD
+            && minter.numbers.find(reference) == Some(number)
+            && minter.neighbours.knows(&reference.digest)
+            && self.retained.push(block.clone())
+    }
+
+    /// Joins a slice with those behind it that go on where it ends.
+    fn join(&mut self, mut slice: Slice) -> Slice {
+        while let Some(Queued::Slice(next)) = self.queue.front()
+            && next.skip == slice.skip + slice.len
+            && next.block.reference() == slice.block.reference()
+        {
+            slice.len += next.len;
+            self.queue.pop_front();
+        }
+        slice
+    }
+
+    /// Sends a block in full.
+    fn push(&mut self, block: &Block) -> Frame<Bytes> {
+        let reference = *block.reference();
+        let number = self.introduce(&reference);
+        Frame::Data { reference, number, bytes: block.bytes().clone() }
+    }
+
+    fn send_seal(&mut self, reference: Reference, spans: Vec<SealSpan>) -> Option<Frame<Bytes>> {
+        let number = self.introduce(&reference);
+        Some(Frame::Seal { reference, number, spans })
+    }
+
+    /// Numbers a block that the other side will have by the frame that this number is for.
+    fn introduce(&mut self, reference: &Reference) -> u64 {
+        let minter = self.minter.as_ref().expect("only a minter's blocks are queued");
         minter.neighbours.record().handle_sent(&reference.digest);
-        self.on_the_way.push_back(reference.digest);
-        let number = minter.numbers.assign(&reference);
-        Some(Frame::Data { reference, number, bytes: block.bytes().clone() })
+        let number = minter.numbers.assign(reference);
+        self.on_the_way.push_back((reference.digest, number));
+        number
+    }
+
+    /// Sends the bytes of a part of a block, or as many as go at once.
+    fn pass_on_slice(&mut self, mut slice: Slice) -> Frame<Bytes> {
+        let (begin, count) = (slice.skip as usize, slice.bytes_at_once());
+        let bytes = slice.block.bytes().slice(begin..begin + count);
+        let sent = u32::try_from(count).expect("no more than the slice");
+        (slice.skip, slice.len) = (slice.skip + sent, slice.len - sent);
+        if slice.len > 0 {
+            self.queue.push_front(Queued::Slice(slice));
+        }
+        Frame::Literal(bytes)
     }
 
     fn pass_on(&mut self, mut bytes: Bytes, reason: OpaqueReason) {
@@ -338,12 +424,48 @@ impl Sending {
     }
 }
 
+#[cfg(test)]
+impl Sending {
+    pub(crate) fn queue_slice(&mut self, block: Block, skip: u32, len: u32) {
+        self.queue.push_back(Queued::Slice(Slice { block, older: None, skip, len }));
+    }
+
+    pub(crate) fn queue_seal(&mut self, reference: Reference, spans: Vec<SealSpan>) {
+        self.queue.push_back(Queued::Seal { reference, spans });
+    }
+
+    pub(crate) fn retained_bytes(&self) -> u64 {
+        self.retained.bytes()
+    }
+
+    /// Whether everything was sent and acknowledged.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.retained.is_empty() && self.on_the_way.is_empty()
+    }
+}
+
+impl Slice {
+    fn whole(block: Block, older: Option<Named>) -> Self {
+        let len = block.reference().len;
+        Self { block, older, skip: 0, len }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.len == self.block.reference().len
+    }
+
+    /// How many of its bytes one frame carries where it is not referred to. A block's all go at once.
+    fn bytes_at_once(&self) -> usize {
+        if self.is_whole() { self.len as usize } else { (self.len as usize).min(CELL_BYTES) }
+    }
+}
+
 impl Drop for Sending {
     /// What was on its way may never arrive.
     fn drop(&mut self) {
         let Some(minter) = &self.minter else { return };
         let record = minter.neighbours.record();
-        self.on_the_way.iter().for_each(|digest| record.handle_lost(digest));
+        self.on_the_way.iter().for_each(|(digest, _)| record.handle_lost(digest));
         let fetched = self.retained.iter().filter(|retained| retained.fetched);
         fetched.for_each(|retained| record.handle_lost(&retained.block.reference().digest));
     }
@@ -371,6 +493,7 @@ mod tests {
     use prometheus::IntGauge;
 
     use super::*;
+    use crate::addr::NodeId;
     use crate::block::ServerSecret;
     use crate::referral::Holders;
 
@@ -381,9 +504,9 @@ mod tests {
         assert!(matches!(sending.poll_frame(), Some(Frame::Data { .. })));
         read(&mut sending, 1);
         assert!(matches!(sending.poll_frame(), Some(Frame::Ref { .. })));
-        assert_eq!(sending.reservation.bytes(), CELL_BYTES as u64);
+        assert_eq!(sending.retained.bytes(), CELL_BYTES as u64);
         sending.handle_progress(1, 1, 0);
-        assert_eq!(sending.reservation.bytes(), 0);
+        assert_eq!(sending.retained.bytes(), 0);
     }
 
     #[test]
@@ -407,16 +530,14 @@ mod tests {
     fn a_flow_at_its_retain_limit_is_not_read_and_without_budget_blocks_go_in_full() {
         let mut sending = core_half(1 << 20);
         sending.retain_bytes_max = 2 * CELL_BYTES as u64;
-        read(&mut sending, 1);
-        sending.poll_frame();
-        for wanted in [true, false] {
-            read(&mut sending, 1);
+        for (fill, wanted) in [(1, true), (2, true), (1, true), (2, false)] {
+            read(&mut sending, fill);
             sending.poll_frame();
             assert_eq!(sending.wants_input(), wanted);
         }
         let mut sending = core_half(CELL_BYTES as u64);
-        for expected_ref in [false, true, false] {
-            read(&mut sending, 1);
+        for (fill, expected_ref) in [(1, false), (2, false), (1, true), (2, false)] {
+            read(&mut sending, fill);
             assert_eq!(matches!(sending.poll_frame(), Some(Frame::Ref { .. })), expected_ref);
         }
     }

@@ -24,7 +24,7 @@ pub struct Numbers(Mutex<Given>);
 struct Given {
     /// The server secret of all references here: those of another are named anew.
     key: Option<KeyId>,
-    /// The newest references, the last of which has the number before `next`. 33 bytes of memory each.
+    /// The newest references, the last of which has the number before `next`. 36 bytes of memory each.
     recent: VecDeque<Entry>,
     next: u64,
     /// The latest confirmed number of each block of `recent`, by the first bytes of its digest.
@@ -108,7 +108,7 @@ impl Given {
 /// The references that the other side introduced. Shared by the flows of a link; every call is short and none waits.
 #[derive(Debug, Default)]
 pub struct Numbered {
-    /// Each at its number modulo [`NUMBERED_MAX`]. Grows as numbers do.
+    /// Each at its number modulo [`NUMBERED_MAX`]. Grows as numbers do, to some 96 bytes of memory for each.
     slots: Mutex<Vec<Option<Slot>>>,
 }
 
@@ -171,3 +171,149 @@ fn prefix(digest: &Digest) -> u64 {
 
 /// Numbers that a sender may use, back from the newest.
 const USABLE_MAX: usize = NUMBERED_MAX / 2;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wanigan_parsers::wan::Secret;
+
+    use super::*;
+
+    #[test]
+    fn a_number_is_used_once_the_other_side_has_its_reference_and_under_its_key_only() {
+        let numbers = Numbers::default();
+        let (one, two) = (reference(1, 1), reference(2, 1));
+        assert_eq!((numbers.assign(&one), numbers.assign(&two)), (0, 1));
+        assert_eq!(numbers.find(&two), None);
+        numbers.confirm(1);
+        assert_eq!((numbers.find(&one), numbers.find(&two)), (None, Some(1)));
+        assert_eq!(numbers.find(&Reference { len: 9, ..two }), None);
+        // The server secret rotates, and what arrives late of before means nothing.
+        let renamed = reference(2, 2);
+        assert_eq!(numbers.find(&renamed), None);
+        assert_eq!(numbers.assign(&renamed), 2);
+        numbers.confirm(0);
+        numbers.confirm(77);
+        assert_eq!((numbers.find(&one), numbers.find(&two), numbers.find(&renamed)), (None, None, None));
+        numbers.confirm(2);
+        assert_eq!(numbers.find(&renamed), Some(2));
+    }
+
+    #[test]
+    fn a_second_introduction_replaces_the_first_when_it_was_taken() {
+        let numbers = Numbers::default();
+        let one = reference(1, 1);
+        let (first, second) = (numbers.assign(&one), numbers.assign(&one));
+        numbers.confirm(first);
+        assert_eq!(numbers.find(&one), Some(first));
+        numbers.confirm(second);
+        assert_eq!(numbers.find(&one), Some(second));
+        let third = numbers.assign(&one);
+        numbers.confirm(third);
+        numbers.confirm(first);
+        assert_eq!(numbers.find(&one), Some(third));
+    }
+
+    #[test]
+    fn only_the_newest_are_kept_and_used() {
+        let numbers = Numbers::default();
+        for n in 0..USABLE_MAX as u64 {
+            numbers.confirm(numbers.assign(&reference(n, 1)));
+        }
+        assert_eq!(numbers.find(&reference(0, 1)), Some(0));
+        numbers.assign(&reference(u64::MAX, 1));
+        assert_eq!((numbers.find(&reference(0, 1)), numbers.find(&reference(1, 1))), (None, Some(1)));
+        for n in 0..NUMBERED_MAX as u64 {
+            numbers.confirm(numbers.assign(&reference(n, 2)));
+        }
+        numbers
+            .with(|given| assert_eq!((given.recent.len(), given.confirmed.len()), (USABLE_MAX, USABLE_MAX)));
+    }
+
+    #[test]
+    fn blocks_whose_digests_begin_alike_are_told_apart() {
+        let numbers = Numbers::default();
+        let one = reference(1, 1);
+        let mut digest = one.digest;
+        digest.0[31] ^= 1;
+        let other = Reference { digest, ..one };
+        numbers.confirm(numbers.assign(&one));
+        assert_eq!(numbers.find(&other), None);
+        numbers.confirm(numbers.assign(&other));
+        assert_eq!((numbers.find(&one), numbers.find(&other)), (None, Some(1)));
+    }
+
+    #[test]
+    fn a_number_means_one_reference_and_a_late_one_takes_no_newer_ones_place() {
+        let numbered = Numbered::default();
+        let (one, two, most) = (reference(1, 1), reference(2, 1), NUMBERED_MAX as u64);
+        let older = Some(Named { key: KeyId([9; 8]), secret: Secret([9; 32]) });
+        assert_eq!(numbered.get(7), None);
+        assert_eq!(numbered.insert(7, one, older), Ok(()));
+        assert_eq!(numbered.insert(7, one, older), Ok(()));
+        assert_eq!(numbered.insert(7, two, None), Err(NumberTaken(7)));
+        assert_eq!(numbered.get(7), Some((one, older)));
+        assert_eq!(numbered.insert(7 + most, two, None), Ok(()));
+        assert_eq!(numbered.insert(7, one, None), Ok(()));
+        assert_eq!((numbered.get(7), numbered.get(7 + most)), (None, Some((two, None))));
+    }
+
+    #[test]
+    fn numbers_of_no_measure_take_no_more_memory_than_others() {
+        let numbered = Numbered::default();
+        for number in [u64::MAX, 0, u64::MAX / 3, 1 << 40, u64::MAX - 1, 3] {
+            assert_eq!(numbered.insert(number, reference(number, 1), None), Ok(()));
+            assert_eq!(numbered.get(number), Some((reference(number, 1), None)));
+        }
+        numbered.with(|slots| assert!(slots.len() <= NUMBERED_MAX));
+        assert_eq!(numbered.get(4), None);
+    }
+
+    proptest! {
+        /// Frames of one stream keep their order, those of several do not; streams end, and word of what was taken
+        /// comes late.
+        #[test]
+        fn what_is_found_means_the_same_at_the_other_side(
+            steps in proptest::collection::vec((0usize..4, 0u64..12, 0u8..8), 1..400),
+        ) {
+            let (numbers, numbered) = (Numbers::default(), Numbered::default());
+            // Each frame introduces its number, or uses it.
+            let mut streams: [VecDeque<(bool, u64, Reference)>; 4] = Default::default();
+            let mut taken: [VecDeque<u64>; 4] = Default::default();
+            let mut key = 1;
+            for (stream, n, what) in steps {
+                match what {
+                    0 if n == 0 => key += 1,
+                    0 if n == 1 => {
+                        streams[stream].clear();
+                        taken[stream].clear();
+                    }
+                    1..=3 => {
+                        let reference = reference(n, key);
+                        streams[stream].push_back(match numbers.find(&reference) {
+                            Some(number) => (false, number, reference),
+                            None => (true, numbers.assign(&reference), reference),
+                        });
+                    }
+                    4 | 5 => match streams[stream].pop_front() {
+                        Some((true, number, reference)) => {
+                            prop_assert_eq!(numbered.insert(number, reference, None), Ok(()));
+                            taken[stream].push_back(number);
+                        }
+                        Some((false, number, reference)) => {
+                            prop_assert_eq!(numbered.get(number), Some((reference, None)));
+                        }
+                        None => {}
+                    },
+                    _ => taken[stream].drain(..).for_each(|number| numbers.confirm(number)),
+                }
+            }
+        }
+    }
+
+    fn reference(n: u64, key: u8) -> Reference {
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&n.to_be_bytes());
+        Reference { digest: Digest(digest), secret: Secret([key; 32]), key: KeyId([key; 8]), len: 100 }
+    }
+}

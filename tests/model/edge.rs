@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wanigan::addr::NodeId;
@@ -10,6 +11,7 @@ use wanigan::discovery::state::{State, StateSettings};
 use wanigan::fetch::plan::{Action, EntryId, FlowKey, Plan, ROUNDS_MAX};
 use wanigan::metrics::Source;
 use wanigan::peer::Waiting;
+use wanigan::wan::numbering::{Numbered, Numbers};
 
 use crate::dice::Dice;
 use crate::lan::address;
@@ -62,6 +64,8 @@ pub(crate) struct Edge {
     /// Requests ever made for a block: without and with a wait.
     gets: BTreeMap<(EntryId, NodeId), (u32, u32)>,
     pub(crate) fetching: BTreeSet<(FlowKey, u64)>,
+    /// Numbers of its links, by core: those that the core gave, and those that came.
+    pub(crate) links: BTreeMap<usize, (Arc<Numbers>, Arc<Numbered>)>,
 }
 
 /// A want of a flow.
@@ -110,6 +114,7 @@ impl Edge {
             gone: BTreeSet::new(),
             gets: BTreeMap::new(),
             fetching: BTreeSet::new(),
+            links: BTreeMap::new(),
         }
     }
 

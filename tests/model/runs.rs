@@ -12,6 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 #[test]
 fn whatever_happens_every_read_completes_and_nothing_is_given_without_proof() {
     let (mut flows, mut completed, mut by_peers, mut by_cores, mut longest) = (0, 0, 0, 0, Duration::ZERO);
+    let mut numbered = 0;
     for seed in seeds() {
         let world = anything(seed);
         flows += world.opened;
@@ -19,9 +20,10 @@ fn whatever_happens_every_read_completes_and_nothing_is_given_without_proof() {
         by_peers += world.delivered[0];
         by_cores += world.delivered[1];
         longest = longest.max(world.longest);
+        numbered += world.numbered;
     }
     println!(
-        "{flows} flows, {completed} whole; wants met by others {by_peers}, by cores {by_cores}; {longest:?}"
+        "{flows} flows, {completed} whole; wants met by others {by_peers}, by cores {by_cores}; {longest:?}; {numbered} blocks named by number"
     );
 }
 
@@ -148,6 +150,25 @@ fn a_second_edges_first_read_costs_the_wan_no_block() {
         let file: usize = world.truth.files[0].iter().map(|block| block.len()).sum();
         assert_eq!(world.truth.wan_bytes, file);
         assert_eq!((world.completed, world.from_peers), (2, 60));
+    }
+}
+
+#[test]
+fn what_an_edge_reads_again_over_one_link_is_named_by_number() {
+    for seed in 0..20 {
+        let _told = Told(seed);
+        let mut world = World::new(quiet(1, 60, SECOND), seed);
+        world.begin();
+        world.run(vec![
+            read(0, MS, 60),
+            read(0, 10 * SECOND, 60),
+            (20 * SECOND, Op::BreakLink { edge: 0, core: 0 }),
+            read(0, 21 * SECOND, 60),
+            read(0, 30 * SECOND, 60),
+        ]);
+        assert_eq!((world.completed, world.numbered), (4, 2 * 60), "a new link has no numbers yet");
+        let file: usize = world.truth.files[0].iter().map(|block| block.len()).sum();
+        assert_eq!(world.truth.wan_bytes, file);
     }
 }
 

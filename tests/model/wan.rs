@@ -157,11 +157,12 @@ impl World {
         let key = FlowKey(id);
         edge.flows.insert(key, id);
         let budget = budget();
-        let receiving = Receiving::new(Window::open(&budget).expect("room for one"), &budget, Arc::default());
+        let (numbers, numbered) = edge.links.entry(core).or_default().clone();
+        let receiving = Receiving::new(Window::open(&budget).expect("room for one"), &budget, numbered);
         let core_ref = &self.cores[core];
         let holder = core_ref.holder(edge);
         let neighbours = Neighbours::new(Arc::clone(&core_ref.holders), holder);
-        let minter = Minter { naming: Arc::clone(&core_ref.naming), neighbours, numbers: Arc::default() };
+        let minter = Minter { naming: Arc::clone(&core_ref.naming), neighbours, numbers };
         let sending = Sending::new(Some(minter), &core_ref.budget, 1 << 20, receiving.credit(), now);
         let (life, round_trip) = (edge.life(), edge.round_trip);
         let flow = Flow {
@@ -221,6 +222,8 @@ impl World {
                         self.truth.give(edge, reference.under(*older));
                     }
                 }
+                Frame::Run { count, .. } => self.numbered += usize::from(*count),
+                Frame::Slice { .. } => self.numbered += 1,
                 _ => {}
             }
             frames.push(frame);
@@ -273,6 +276,7 @@ impl World {
                 Output::Progress { resolved, blocks, credit } => {
                     self.after(half, Event::Progress { flow: id, totals: (resolved, blocks, credit) });
                 }
+                Output::SealMissed => unreachable!("there is memory for all"),
                 Output::Finish => flow.finished = true,
                 Output::Opened(_) | Output::Reset => unreachable!("nothing is dialled or reset here"),
             }
@@ -444,6 +448,8 @@ impl World {
             self.end(id);
             self.run_edge(at);
         }
+        // The next link begins its numbers anew.
+        self.edges[at].links.retain(|of, _| core.is_some_and(|core| core != *of));
     }
 }
 

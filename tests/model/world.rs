@@ -120,6 +120,8 @@ pub(crate) struct World {
     /// Wants that were met, by others and by a core.
     pub(crate) delivered: [usize; 2],
     pub(crate) from_peers: usize,
+    /// Blocks that were named by number.
+    pub(crate) numbered: usize,
     pub(crate) served: usize,
     pub(crate) longest: Duration,
     /// Tells what happens, to find out why a run failed.
@@ -152,6 +154,7 @@ impl World {
             completed: 0,
             delivered: [0; 2],
             from_peers: 0,
+            numbered: 0,
             served: 0,
             longest: Duration::ZERO,
             is_traced: std::env::var_os("WANIGAN_MODEL_TRACE").is_some(),

@@ -100,6 +100,7 @@ impl Node {
                     self.shim.handle_input(self.sends.reverse(), &bytes, &mut spans);
                     self.writing.extend(bytes);
                 }
+                Output::SealMissed => {}
                 Output::Progress { resolved, blocks, credit } => {
                     other.push_back((resolved, blocks, self.unpacker.announce(credit)));
                 }

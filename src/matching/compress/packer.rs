@@ -63,10 +63,12 @@ impl Packer {
 
     /// Takes note of what the line carries, in bytes a second.
     pub fn handle_line(&mut self, rate: u64) {
-        self.pace = match rate {
-            0..=THOROUGH_RATE_MAX => Pace::Thorough,
-            0..=QUICK_RATE_MAX => Pace::Quick,
-            _ => Pace::Plain,
+        self.pace = if rate <= THOROUGH_RATE_MAX {
+            Pace::Thorough
+        } else if rate <= QUICK_RATE_MAX {
+            Pace::Quick
+        } else {
+            Pace::Plain
         };
     }
 
