@@ -421,6 +421,13 @@ impl Metrics {
         self.compression_after_bytes.with_label_values(&[direction.as_str()]).inc_by(after as u64);
     }
 
+    /// Returns the content of frames that crossed compressed, before and after it was.
+    #[must_use]
+    pub fn compression_bytes(&self, direction: Direction) -> (u64, u64) {
+        let bytes = |counter: &IntCounterVec| counter.with_label_values(&[direction.as_str()]).get();
+        (bytes(&self.compression_before_bytes), bytes(&self.compression_after_bytes))
+    }
+
     /// Counts bytes passed on without a reference.
     pub fn count_opaque_bytes(&self, reason: OpaqueReason, bytes: usize) {
         self.opaque_bytes.with_label_values(&[reason.as_str()]).inc_by(bytes as u64);
