@@ -27,7 +27,8 @@ async fn a_second_read_crosses_the_wan_as_references_over_every_protocol() {
         let expected = match row.step {
             // Packet headers come on top; over SMB also what precedes a read.
             Step::Direct | Step::Cold => 1.0..1.15,
-            Step::Warm | Step::OtherEdge => 0.001..0.02,
+            // Requests and headers, and some bytes for all blocks together.
+            Step::Warm | Step::OtherEdge => 0.0001..0.02,
             // One block in full: a 128th of this file.
             Step::Changed => 0.0078..0.03,
         };
