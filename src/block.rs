@@ -11,8 +11,6 @@ use sha2::{Digest as _, Sha256};
 pub use wanigan_parsers::Tag;
 pub use wanigan_parsers::wan::{BLOCK_BYTES_MAX, Digest, KeyId, Named, Reference, Secret};
 
-pub mod split;
-
 /// Bytes with the reference that names them; the two agree.
 #[derive(Clone)]
 pub struct Block {

@@ -35,6 +35,16 @@ impl Budget {
         reservation.grow(bytes).then_some(reservation)
     }
 
+    /// Reserves `bytes` if half of the pool stays free: for what a flow can do without, so that no other is refused for
+    /// it.
+    #[must_use]
+    pub fn reserve_spare(&self, bytes: u64) -> Option<Reservation> {
+        if self.free().checked_sub(bytes)? < self.pool.limit / 2 {
+            return None;
+        }
+        self.reserve(bytes)
+    }
+
     /// Returns the bytes that are not reserved.
     #[must_use]
     pub fn free(&self) -> u64 {
@@ -124,5 +134,15 @@ mod tests {
         assert_eq!(budget.free(), 50);
         drop(one);
         assert_eq!(budget.free(), 100);
+    }
+    #[test]
+    fn what_is_spare_leaves_half_of_the_pool() {
+        let budget = Budget::new(100, IntGauge::new("used", "test").unwrap());
+        assert!(budget.reserve_spare(51).is_none());
+        let spare = budget.reserve_spare(50);
+        assert!(spare.is_some() && budget.reserve_spare(1).is_none());
+        assert!(budget.reserve(50).is_some());
+        drop(spare);
+        assert!(budget.reserve_spare(101).is_none());
     }
 }

@@ -189,6 +189,8 @@ pub struct Limits {
 pub struct Link {
     /// How the sender finds its rate.
     pub congestion: Congestion,
+    /// Whether what this node sends is compressed where that helps.
+    pub compression: bool,
 }
 
 /// How the sender of a link finds its rate.

@@ -34,6 +34,7 @@ use crate::flow::sending::Sending;
 use crate::flow::terms::{Entitlement, Terms};
 use crate::flow::window::Window;
 use crate::flow::{End, Flow};
+use crate::matching::compress::{Packer, Unpacker};
 use crate::matching::matcher::Matcher;
 use crate::metrics::Metrics;
 use crate::pki::{self, NodeIdentity, PeerIdentity};
@@ -100,6 +101,7 @@ pub fn start(
         retain_bytes_max: config.limits.retain.as_u64(),
         own: identity.identity().id,
         kept: kept.clone(),
+        compression: config.link.compression,
         metrics: metrics.clone(),
         tasks: tasks.clone(),
     });
@@ -144,6 +146,8 @@ pub struct Core {
     own: NodeId,
     /// Blocks to compare with what servers send and for uploads to refer to.
     pub kept: Kept,
+    /// Whether what this node sends is compressed.
+    pub compression: bool,
     /// Counts.
     pub metrics: Metrics,
     /// Where connections and links run.
@@ -361,7 +365,13 @@ impl Core {
         let receiving = Receiving::new(window, &self.budget, link.numbered())
             .keeping_literals()
             .on(Terms::OfEdge(entitlement));
-        let opened = Frame::<Bytes>::Opened { status: DialStatus::Connected, credit: receiving.credit() };
+        let (mut packer, mut unpacker) =
+            (Packer::new(self.compression, &self.budget), Unpacker::new(&self.budget));
+        let opened = Frame::<Bytes>::Opened {
+            status: DialStatus::Connected,
+            credit: unpacker.announce(receiving.credit()),
+        };
+        let credit = packer.handle_credit(credit);
         let mut bytes = Vec::new();
         opened.encode(&mut bytes);
         stream.send.write_all(&bytes).await?;
@@ -381,6 +391,8 @@ impl Core {
                 Instant::now(),
             ),
             receiving,
+            packer,
+            unpacker,
             shim: Box::new(Detecting::new()),
             sends: Direction::ToClient,
             unopened: None,

@@ -36,6 +36,7 @@ use crate::flow::{End, Flow};
 use crate::intercept::{
     Accept, Accepted, InterceptError, InterceptSettings, Interceptor, Mode, Rules, accept_fault,
 };
+use crate::matching::compress::{Packer, Unpacker};
 use crate::matching::matcher::Matcher;
 use crate::matching::uploads::{KNOWN_BLOCKS, Known, KnownOnLink};
 use crate::metrics::Metrics;
@@ -117,6 +118,7 @@ pub async fn start(
         flow_permits: Semaphore::new(config.limits.flows as usize),
         budget: budget.clone(),
         retain_bytes_max: config.limits.retain.as_u64(),
+        compression: config.link.compression,
         metrics: metrics.clone(),
         quarantine: Quarantine::default(),
         tasks: tasks.clone(),
@@ -306,6 +308,8 @@ pub struct Edge {
     pub budget: Budget,
     /// Limit of retained bytes of one flow.
     pub retain_bytes_max: u64,
+    /// Whether what this node sends is compressed.
+    pub compression: bool,
     /// Counts.
     pub metrics: Metrics,
     /// Servers that are not worth a flow for a while.
@@ -397,7 +401,8 @@ impl Edge {
         let receiving = Receiving::new(window, &self.budget, link.numbered())
             .keeping_literals()
             .on(Terms::OfRememberedCore(known.clone()));
-        let credit = receiving.credit();
+        let mut unpacker = Unpacker::new(&self.budget);
+        let credit = unpacker.announce(receiving.credit());
         let open = |flow| Frame::Open { flow, client: client.0, server: server.0, credit };
         let (stream, port) = link.open_flow(open).await?;
         let minter =
@@ -417,6 +422,8 @@ impl Edge {
                 now,
             ),
             receiving,
+            packer: Packer::new(self.compression, &self.budget),
+            unpacker,
             shim: Box::new(Detecting::new()),
             sends: Direction::ToServer,
             unopened: Some(Vec::new()),

@@ -43,6 +43,7 @@ use crate::block::{Block, Digest, Hashed};
 use crate::fault::ResetReason;
 use crate::fetch::plan::Want;
 use crate::fetch::{Blocks, FlowFetches, WANTS_MAX};
+use crate::matching::compress::{self, Malpacked, Packer, Unpacker};
 use crate::metrics::{Metrics, Source};
 use crate::relay::SETTLE;
 use crate::shim::{Shim, Span};
@@ -75,6 +76,10 @@ pub struct Flow {
     pub sending: Sending,
     /// From the link to the leg.
     pub receiving: Receiving,
+    /// Makes frames smaller on their way out.
+    pub packer: Packer,
+    /// Makes them whole again on their way in.
+    pub unpacker: Unpacker,
     /// Watches both directions.
     pub shim: Box<dyn Shim>,
     /// The direction of `sending`.
@@ -292,7 +297,8 @@ impl Flow {
             () = link.closed(), if buffers.recv_ended => return Err(End::Reset(ResetReason::LinkLost)),
             Ok(()) = self.port.progress.changed() => {
                 let latest = *self.port.progress.borrow_and_update();
-                self.sending.handle_progress(latest.resolved, latest.blocks, latest.credit);
+                let credit = self.packer.handle_credit(latest.credit);
+                self.sending.handle_progress(latest.resolved, latest.blocks, credit);
             }
             Some(request) = self.port.fetches.recv() => self.handle_fetch(request),
             Some((number, block)) = self.fetches.fetched.recv() => {
@@ -370,8 +376,13 @@ impl Flow {
             self.stream.reader.poll_frame().map_err(|_| End::Reset(ResetReason::Protocol))?
         {
             if let wanigan_parsers::wan::Frame::Opened { credit, .. } = &frame {
-                self.sending.handle_progress(0, 0, *credit);
+                let credit = self.packer.handle_credit(*credit);
+                self.sending.handle_progress(0, 0, credit);
             }
+            if let Some((before, after)) = compress::lengths(&frame) {
+                self.metrics.count_compression(self.sends.reverse(), before, after);
+            }
+            let frame = self.unpacker.unpack(frame).map_err(malpacked)?;
             self.receiving.handle_frame(frame, now).map_err(|violation| self.violated(violation))?;
         }
         Ok(())
@@ -409,6 +420,7 @@ impl Flow {
                     }
                 }
                 Output::Progress { resolved, blocks, credit } => {
+                    let credit = self.unpacker.announce(credit);
                     progress = Some(Progress { resolved, blocks, credit });
                 }
                 Output::Finish => buffers.leg_finish = LegFinish::Wanted,
@@ -476,11 +488,20 @@ impl Flow {
         while bytes < READ_BYTES
             && let Some(frame) = self.sending.poll_frame()
         {
+            if bytes == 0 {
+                self.packer.handle_line(self.port.link().rate());
+            }
+            let plain = frame.payload().map_or(0, Bytes::len);
+            let frame = self.packer.pack(frame);
+            if let Some((before, after)) = compress::lengths(&frame) {
+                self.metrics.count_compression(self.sends, before, after);
+            }
             push_frame(frame, &mut buffers.out);
             while let Some(block) = self.sending.poll_kept() {
                 self.blocks.keep(block);
             }
-            bytes += buffers.out.iter().rev().take(2).map(Bytes::len).sum::<usize>();
+            // Packing takes time, so the bytes before it are what counts.
+            bytes += buffers.out.last().map_or(0, Bytes::len).max(plain);
         }
         if buffers.out.is_empty() && self.sending.is_sent() {
             let _ = self.stream.send.finish();
@@ -578,6 +599,11 @@ impl Flow {
             _ => ResetReason::Protocol,
         })
     }
+}
+
+fn malpacked(error: Malpacked) -> End {
+    debug!(error = &error as &dyn std::error::Error, "flow is given up");
+    End::Reset(ResetReason::Protocol)
 }
 
 impl From<Wanted> for Want {

@@ -44,6 +44,8 @@ pub struct Metrics {
     registry: Registry,
     lan_bytes: IntCounterVec,
     flow_wan_bytes: IntCounterVec,
+    compression_before_bytes: IntCounterVec,
+    compression_after_bytes: IntCounterVec,
     /// Bytes of datagrams sent on links, IP and UDP headers included.
     pub wan_sent_bytes: IntCounter,
     /// Bytes of datagrams received on links, IP and UDP headers included.
@@ -278,6 +280,18 @@ impl Metrics {
                 "Frame bytes of flows on the link, by protocol and direction; without the transport's own overhead.",
                 &["protocol", "direction"],
             ),
+            compression_before_bytes: counters(
+                r,
+                "wanigan_compression_before_bytes_total",
+                "Content of frames that crossed the link compressed, before it was, by direction.",
+                &["direction"],
+            ),
+            compression_after_bytes: counters(
+                r,
+                "wanigan_compression_after_bytes_total",
+                "Content of frames that crossed the link compressed, as it crossed, by direction.",
+                &["direction"],
+            ),
             wan_sent_bytes: counter(
                 r,
                 "wanigan_wan_sent_bytes_total",
@@ -438,6 +452,19 @@ impl Metrics {
         self.flow_wan_bytes.with_label_values(&[protocol.as_str(), direction.as_str()]).inc_by(bytes as u64);
     }
 
+    /// Counts the content of a frame that crosses the link compressed.
+    pub fn count_compression(&self, direction: Direction, before: usize, after: usize) {
+        self.compression_before_bytes.with_label_values(&[direction.as_str()]).inc_by(before as u64);
+        self.compression_after_bytes.with_label_values(&[direction.as_str()]).inc_by(after as u64);
+    }
+
+    /// Returns the content of frames that crossed compressed, before and after it was.
+    #[must_use]
+    pub fn compression_bytes(&self, direction: Direction) -> (u64, u64) {
+        let bytes = |counter: &IntCounterVec| counter.with_label_values(&[direction.as_str()]).get();
+        (bytes(&self.compression_before_bytes), bytes(&self.compression_after_bytes))
+    }
+
     /// Counts bytes passed on without a reference.
     pub fn count_opaque_bytes(&self, reason: OpaqueReason, bytes: usize) {
         self.opaque_bytes.with_label_values(&[reason.as_str()]).inc_by(bytes as u64);
@@ -498,6 +525,7 @@ impl Metrics {
                 self.count_flow_wan_bytes(*protocol, direction, 0);
             }
             self.count_direct_bytes(direction, 0);
+            self.count_compression(direction, 0, 0);
         }
         for protocol in Protocol::ALL {
             self.flows.with_label_values(&[protocol.as_str()]);

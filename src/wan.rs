@@ -313,6 +313,14 @@ impl Link {
         self.0.connection.rtt()
     }
 
+    /// Returns what the line carries, in bytes a second: what the congestion controller lets go in a round trip.
+    #[must_use]
+    pub fn rate(&self) -> u64 {
+        let path = self.0.connection.stats().path;
+        let micros = path.rtt.as_micros().max(1);
+        u64::try_from(u128::from(path.cwnd) * 1_000_000 / micros).unwrap_or(u64::MAX)
+    }
+
     /// Opens a stream for a flow and writes its first frame, or returns `None` where no stream is free at once or the
     /// other side falls silent before the frame is out.
     pub async fn open_flow(&self, open: impl FnOnce(u64) -> Frame<Bytes>) -> Option<(FlowStream, FlowPort)> {

@@ -17,6 +17,7 @@ use wanigan::metrics::Metrics;
 use wanigan::pki::{Authority, NodeIdentity, Roles};
 use wanigan::store::Store;
 use wanigan::{core_role, edge_role};
+use wanigan_parsers::Direction;
 
 #[tokio::test]
 async fn connections_beyond_the_edges_own_limit_go_direct() {
@@ -104,6 +105,36 @@ async fn a_client_that_is_gone_while_its_server_does_not_read_is_noticed() {
     client.set_zero_linger().unwrap();
     drop(client);
     eventually(|| edge.metrics.flows_active.get() == 0 && core.metrics.flows_active.get() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_cross_the_link_compressed_unless_their_sender_is_told_not_to() {
+    let server = repeating_server().await;
+    for (setting, packs) in [("", true), ("[link]\ncompression = false", false)] {
+        let Pair { core, edge, listen, .. } = pair(server, setting).await;
+        let mut client = TcpStream::connect(listen).await.unwrap();
+        let mut said = 0;
+        for number in 0..50 {
+            let line = format!("{:0>300}: a request very much like the one before\n", number);
+            client.write_all(line.as_bytes()).await.unwrap();
+            let mut answer = vec![0; line.len()];
+            timeout(LIMIT, client.read_exact(&mut answer)).await.expect("in time").unwrap();
+            assert_eq!(answer, line.as_bytes());
+            said += line.len() as u64;
+        }
+        let (before, after) = edge.metrics.compression_bytes(Direction::ToClient);
+        assert!(before > said * 8 / 10 && after < before / 4, "the core's: {after} of {before} of {said}");
+        let (before, after) = edge.metrics.compression_bytes(Direction::ToServer);
+        assert!(!packs || before > said * 8 / 10 && after < before / 4, "{after} of {before} of {said}");
+        assert_eq!(before > 0, packs);
+        for direction in [Direction::ToServer, Direction::ToClient] {
+            let (sender, receiver) = (&core.metrics, &edge.metrics);
+            assert_eq!(sender.compression_bytes(direction), receiver.compression_bytes(direction));
+        }
+        drop(client);
+        eventually(|| edge.metrics.flows_active.get() == 0 && core.metrics.flows_active.get() == 0).await;
+        assert_eq!((edge.budget.free(), core.budget.free()), (64 << 20, 64 << 20));
+    }
 }
 
 /// An edge and a core on loopback, one listener before one server.
@@ -215,6 +246,21 @@ async fn greeting_server() -> SocketAddr {
             tokio::spawn(async move {
                 let _ = stream.write_all(b"hello").await;
                 let _ = stream.read(&mut [0; 16]).await;
+            });
+        }
+    });
+    address
+}
+
+/// A server that says what it hears.
+async fn repeating_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
             });
         }
     });

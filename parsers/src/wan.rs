@@ -33,8 +33,8 @@
 //! | 19 | REF, with the reference under the older key | as REF, then older key id 8, older secret 32 |
 //! | 1a | RUN | first number u64, count u16 |
 //! | 1b | SLICE | number u64, skip u32, length u32 |
-//! | 1c | LITERAL, compressed | length u32, zstd bytes |
-//! | 1d | DATA, compressed | reference, number u64, zstd bytes |
+//! | 1c | LITERAL, compressed | length u32, flags u8, zstd |
+//! | 1d | DATA, compressed | reference, number u64, flags u8, zstd |
 //! | 20 | FETCH | flow u64, flags u8 (1 refer), count u16, numbers u64 each |
 //! | 21 | BLOCK | number u64, bytes |
 //! | 22 | GONE | number u64 |
@@ -52,6 +52,9 @@
 //! A flow whose stream ends without FIN or RESET, or is itself reset, was
 //! given up: the leg at the other side is reset at once, never closed in order. Credit and `resolved` are totals since the flow began, so the latest value says all:
 //! a repeated or late PROGRESS does no harm.
+//!
+//! The low 8 bits of `credit` in OPEN, OPENED and PROGRESS say what the receiver can unpack (`docs/protocol.md`, *Compression*); the
+//! credit is in the others. RELEASE has no such bits.
 
 use std::net::SocketAddr;
 
@@ -434,7 +437,7 @@ pub enum Frame<B> {
     PackedLiteral {
         /// Length of the bytes to pass on; at most [`LITERAL_BYTES_MAX`].
         len: u32,
-        /// One zstd frame; shorter than `len`.
+        /// Flags and zstd; shorter than `len`.
         bytes: B,
     },
     /// DATA, compressed.
@@ -443,7 +446,7 @@ pub enum Frame<B> {
         reference: Reference,
         /// The sender's number for the reference.
         number: u64,
-        /// One zstd frame; shorter than the block.
+        /// Flags and zstd; shorter than the block.
         bytes: B,
     },
     /// The sender's leg has ended in good order.

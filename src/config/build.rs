@@ -35,7 +35,10 @@ fn build(file: raw::File, dir: &Path, problems: &mut Problems) -> Option<Config>
     let core = file.core.ok().map(|raw| core(raw, problems));
     let peers = peers(file.peers, problems);
     let limits = file.limits.ok().map_or(LIMITS, |raw| limits(raw, problems));
-    let link = file.link.ok().map_or(LINK, |raw| Link { congestion: raw.congestion.or(LINK.congestion) });
+    let link = file.link.ok().map_or(LINK, |raw| Link {
+        congestion: raw.congestion.or(LINK.congestion),
+        compression: raw.compression.or(LINK.compression),
+    });
     let admin = file
         .admin
         .ok()
@@ -269,6 +272,6 @@ const PEER_CONNECTIONS: u32 = 64;
 const LIMITS: Limits = Limits { memory: ByteSize::mib(512), flows: 10_000, retain: ByteSize::mib(16) };
 /// The largest block: below it a flow could not send even one reference.
 const RETAIN_MIN: ByteSize = ByteSize::bytes(BLOCK_BYTES_MAX as u64);
-const LINK: Link = Link { congestion: Congestion::Cubic };
+const LINK: Link = Link { congestion: Congestion::Cubic, compression: true };
 const ADMIN: Admin =
     Admin { listen: Some(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9445)) };

@@ -189,6 +189,7 @@ tables! {
     /// The connection between edge and core.
     Link at "link" {
         "congestion" congestion: Congestion,
+        "compression" compression: bool,
     }
     /// The address for operators.
     Admin at "admin" {

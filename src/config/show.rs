@@ -107,7 +107,8 @@ fn limits(limits: &Limits, f: &mut Formatter<'_>) -> fmt::Result {
 }
 
 fn link(link: Link, f: &mut Formatter<'_>) -> fmt::Result {
-    writeln!(f, "\n[link]\ncongestion = {}", quoted(link.congestion))
+    let Link { congestion, compression } = link;
+    writeln!(f, "\n[link]\ncongestion = {}\ncompression = {compression}", quoted(congestion))
 }
 
 fn admin(admin: Admin, f: &mut Formatter<'_>) -> fmt::Result {

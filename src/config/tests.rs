@@ -148,6 +148,7 @@ fn every_error_of_a_file_is_told_at_once_with_key_value_and_form() {
         flows = 0
         [link]
         congestion = "reno"
+        compression = "zstd"
         [admin]
         listen = "on"
     "#;
@@ -185,6 +186,7 @@ fn every_error_of_a_file_is_told_at_once_with_key_value_and_form() {
         "peers.peer: unknown key, known here: enabled, listen, interfaces, broadcast, multicast, static, advertise, connections, rate",
         "limits.flows: 0 is not a number from 1 to 1000000",
         r#"link.congestion: "reno" is not "cubic" or "bbr""#,
+        r#"link.compression: "zstd" is not true or false"#,
         r#"admin.listen: "on" is not address:port, such as "127.0.0.1:9445", or "off""#,
         "colour: unknown key, known here: node, edge, core, store, peers, limits, link, admin",
         "node.name: is missing: a name of a-z, 0-9, '.' and '-'",
@@ -323,7 +325,7 @@ core = { listen = "[::]:7", allow-servers = [{ site = "b", servers = ["[::1]:1,2
 store = { size = "3 MB", memory = "0 B", dir = 'blocks "x"', share = false }
 peers = { enabled = false, listen = "127.0.0.1:0", interfaces = ["lan0", "wlan0.5"], broadcast = false, multicast = false, static = ["10.1.5.7:7747", "[fd00::7]:7747"], advertise = ["198.51.100.7:1"], connections = 3, rate = "100 MiB" }
 limits = { memory = "1 GiB", flows = 7, retain = "1 MiB" }
-link.congestion = "bbr"
+link = { congestion = "bbr", compression = false }
 admin.listen = "off"
 "#;
 

@@ -28,6 +28,9 @@ use crate::wan::FetchAnswer;
 /// How long a flow is idle before it gives back credit it does not need.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// How long a run of blocks waits for the next: what a server sends at once is read in several pieces.
+const RUN_HOLD: Duration = Duration::from_millis(1);
+
 /// Blocks that go as DATA after a first miss; each further miss doubles the number.
 const PUSH_AFTER_MISS: u32 = 32;
 
@@ -63,6 +66,9 @@ pub struct Sending {
     ended: bool,
     /// What is said when everything that was read went out.
     closing: Option<Frame<Bytes>>,
+    /// A run of blocks that may go on with what is read next, and how long it waits for that.
+    run: Option<(u64, u16)>,
+    run_deadline: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -117,6 +123,8 @@ impl Sending {
             failed_referrals: 0,
             ended: false,
             closing: None,
+            run: None,
+            run_deadline: None,
         }
     }
 
@@ -222,6 +230,9 @@ impl Sending {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.matcher.handle_timeout(now);
         self.take_pieces();
+        if self.run_deadline.is_some_and(|deadline| deadline <= now) {
+            self.last_activity = self.last_activity.max(now);
+        }
         if self.spare_credit() > 0 && now >= self.last_activity + IDLE && self.queue.is_empty() {
             let spare = self.spare_credit();
             self.sent += spare;
@@ -233,11 +244,14 @@ impl Sending {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let idle = (self.spare_credit() > 0 && self.queue.is_empty()).then(|| self.last_activity + IDLE);
-        [self.matcher.poll_timeout(), idle].into_iter().flatten().min()
+        [self.matcher.poll_timeout(), self.run_deadline, idle].into_iter().flatten().min()
     }
 
     /// Returns the next frame, if there is one and credit to begin it.
     pub fn poll_frame(&mut self) -> Option<Frame<Bytes>> {
+        if let Some((first, count)) = self.run.take() {
+            return self.send_run(first, count);
+        }
         match self.queue.pop_front()? {
             Queued::Frame(frame) => {
                 let cost = frame_cost(&frame);
@@ -293,7 +307,7 @@ impl Sending {
     /// Returns whether the leg ended and every frame was taken, FIN or RESET last.
     #[must_use]
     pub fn is_sent(&self) -> bool {
-        self.ended && self.closing.is_none() && self.queue.is_empty()
+        self.ended && self.closing.is_none() && self.queue.is_empty() && self.run.is_none()
     }
 
     fn spare_credit(&self) -> u64 {
@@ -363,7 +377,7 @@ impl Sending {
             && self.retained.push(slice.block.clone())
         {
             self.sent += FRAME_OVERHEAD;
-            return Some(self.refer(&slice, reference));
+            return self.refer(&slice, reference);
         }
         if room < slice.bytes_at_once() as u64 + FRAME_OVERHEAD {
             self.queue.push_front(Queued::Slice(slice));
@@ -376,23 +390,35 @@ impl Sending {
     }
 
     /// Names a block that was just retained: by the link's number where the other side knows that.
-    fn refer(&mut self, slice: &Slice, reference: Reference) -> Frame<Bytes> {
+    fn refer(&mut self, slice: &Slice, reference: Reference) -> Option<Frame<Bytes>> {
         let Slice { older, skip, len, .. } = *slice;
         let minter = self.minter.as_ref().expect("only a minter's blocks are queued");
         match minter.number(&reference) {
-            Some(first) if slice.is_whole() => Frame::Run { first, count: self.extend_run(first) },
-            Some(number) => Frame::Slice { number, skip, len },
+            Some(first) if slice.is_whole() => return self.send_run(first, 1),
+            Some(number) => Some(Frame::Slice { number, skip, len }),
             None => {
                 let number = minter.introduce(&reference);
                 self.retained.handle_introduced(number);
-                Frame::Ref { reference, number, older, skip, len }
+                Some(Frame::Ref { reference, number, older, skip, len })
             }
         }
     }
 
+    /// Sends a run with the blocks in the queue that go on it, or keeps it for a moment if there may be more.
+    fn send_run(&mut self, first: u64, count: u16) -> Option<Frame<Bytes>> {
+        let count = self.extend_run(first, count);
+        let is_open = usize::from(count) < RUN_BLOCKS_MAX && self.queue.is_empty() && !self.ended;
+        if is_open && self.run_deadline.is_none_or(|deadline| deadline > self.last_activity) {
+            self.run = Some((first, count));
+            self.run_deadline.get_or_insert(self.last_activity + RUN_HOLD);
+            return None;
+        }
+        self.run_deadline = None;
+        Some(Frame::Run { first, count })
+    }
+
     /// Takes the blocks that go on a run from the queue. Returns its length with the first one.
-    fn extend_run(&mut self, first: u64) -> u16 {
-        let mut count = 1;
+    fn extend_run(&mut self, first: u64, mut count: u16) -> u16 {
         while usize::from(count) < RUN_BLOCKS_MAX && self.goes_on(first + u64::from(count)) {
             self.queue.pop_front();
             self.sent += FRAME_OVERHEAD;

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prometheus::IntGauge;
-use wanigan::block::split::CELL_BYTES;
 use wanigan::block::{Block, KeyId, Naming, Reference, ServerSecret, tag};
 use wanigan::budget::Budget;
 use wanigan::fetch::plan::{CoreAnswer, FlowKey, Want};
@@ -15,6 +14,7 @@ use wanigan::flow::receiving::{Output, Receiving, Wanted};
 use wanigan::flow::sending::Sending;
 use wanigan::flow::window::Window;
 use wanigan::matching::Knowledge;
+use wanigan::matching::matcher::CELL_BYTES;
 use wanigan::matching::matcher::Matcher;
 use wanigan::metrics::Source;
 use wanigan::pki::SiteName;

@@ -16,6 +16,7 @@ use wanigan::flow::receiving::{Output, Receiving, Wanted};
 use wanigan::flow::sending::Sending;
 use wanigan::flow::terms::{Entitlement, Terms};
 use wanigan::flow::window::{CREDIT_BASE, Window};
+use wanigan::matching::compress::{Packer, Unpacker};
 use wanigan::matching::matcher::Matcher;
 use wanigan::matching::uploads::{Known, KnownOnLink};
 use wanigan::metrics::Source;
@@ -33,6 +34,8 @@ struct Node {
     shim: Detecting,
     sends: Direction,
     sending: Sending,
+    packer: Packer,
+    unpacker: Unpacker,
     receiving: Receiving,
     budget: Budget,
     /// Frames on their way to this node, and reports of the other node's receiver.
@@ -87,6 +90,8 @@ impl Node {
             sends,
             sending: Sending::new(Some(minter), Matcher::alone(&budget), &budget, 1 << 20, CREDIT_BASE, now),
             receiving: Receiving::new(window, &budget, Arc::default()).on(terms),
+            packer: Packer::new(true, &budget),
+            unpacker: Unpacker::new(&budget),
             budget,
             frames: VecDeque::new(),
             reports: VecDeque::new(),
@@ -120,7 +125,9 @@ impl Node {
                     self.writing.extend(bytes);
                 }
                 Output::SealMissed => {}
-                Output::Progress { resolved, blocks, credit } => other.push_back((resolved, blocks, credit)),
+                Output::Progress { resolved, blocks, credit } => {
+                    other.push_back((resolved, blocks, self.unpacker.announce(credit)));
+                }
                 Output::Finish => self.finished = true,
                 Output::Opened(_) | Output::Reset => unreachable!("nothing is dialled or reset here"),
             }
@@ -148,6 +155,9 @@ fn run_both(
     let mut now = Instant::now();
     let mut edge = Node::new(Direction::ToServer, site, memory, now);
     let mut core = Node::new(Direction::ToClient, site, memory, now);
+    // OPEN and OPENED: credit is given to begin with, what can be unpacked is told.
+    let _ = core.packer.handle_credit(edge.unpacker.announce(CREDIT_BASE));
+    let _ = edge.packer.handle_credit(core.unpacker.announce(CREDIT_BASE));
     let said = |direction| -> Vec<u8> {
         conversation.iter().filter(|(of, _)| *of == direction).flat_map(|(_, bytes)| bytes.clone()).collect()
     };
@@ -204,7 +214,7 @@ fn run_both(
                     while let Some(frame) = node.sending.poll_frame() {
                         node.references += usize::from(matches!(frame, Frame::Ref { .. }));
                         let mut bytes = Vec::new();
-                        frame.encode(&mut bytes);
+                        node.packer.pack(frame).encode(&mut bytes);
                         other.frames.push_back(bytes);
                         while node.sending.poll_kept().is_some() {}
                     }
@@ -212,7 +222,8 @@ fn run_both(
                 2 => {
                     if let Some(bytes) = node.frames.pop_front() {
                         let (frame, _) = Frame::decode(&bytes).unwrap().unwrap();
-                        node.receiving.handle_frame(frame.map(Bytes::copy_from_slice), now).unwrap();
+                        let frame = node.unpacker.unpack(frame.map(Bytes::copy_from_slice)).unwrap();
+                        node.receiving.handle_frame(frame, now).unwrap();
                     }
                 }
                 3 => {
@@ -224,6 +235,7 @@ fn run_both(
                 }
                 4 => {
                     if let Some((resolved, blocks, credit)) = node.reports.pop_front() {
+                        let credit = node.packer.handle_credit(credit);
                         node.sending.handle_progress(resolved, blocks, credit);
                     }
                 }
