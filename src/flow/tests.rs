@@ -388,7 +388,11 @@ impl Pair {
     }
 
     fn poll_frames(&mut self) -> Vec<Frame<Bytes>> {
-        std::iter::from_fn(|| self.sending.poll_frame()).collect()
+        let mut frames: Vec<_> = std::iter::from_fn(|| self.sending.poll_frame()).collect();
+        // A run waits a moment for what follows.
+        self.sending.handle_timeout(self.now + Duration::from_millis(1));
+        frames.extend(std::iter::from_fn(|| self.sending.poll_frame()));
+        frames
     }
 
     fn handle_frames(&mut self, frames: Vec<Frame<Bytes>>) {
