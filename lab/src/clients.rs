@@ -1,6 +1,8 @@
-//! Unmodified clients, `smbclient` and `curl`, and one of our own that watches the time.
+//! Unmodified clients, eight ways to read over SMB and `curl`, and one of our own that watches the time.
 
 pub mod curl;
+pub mod programs;
+pub mod python;
 pub mod reader;
 pub mod smbclient;
 
