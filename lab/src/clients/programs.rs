@@ -8,7 +8,7 @@
 //! | smbclient at SMB2_02, or on port 139 | 64 KiB | many |
 //! | smbget | 64,000, aligned to nothing | 1 |
 //! | impacket | 1 MiB | 1 |
-//! | smbprotocol | what its user asks for: its `copyfile` is used | 1 |
+//! | smbprotocol (`smbclient.shutil.copyfile`) | 64 KiB | 1 |
 //! | pysmb | 64 KiB | 1 |
 //! | rclone | from 4 KiB, doubling to 1 MiB | 1 |
 
