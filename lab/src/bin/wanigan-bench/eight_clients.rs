@@ -1,7 +1,8 @@
 //! Eight SMB clients, and one by HTTP, read one file one after the other: how much of it the branch had already for each.
 //!
-//! They cut the file into reads of other sizes, so what one brings is not in pieces that the next one asks for. The share of
-//! hits is payload written from the edge's own store or from a peer, of all payload; a fetch from the core is a miss.
+//! They cut the file into reads of other sizes, so what one brings is not in pieces that the next one asks for. Who begins
+//! matters for the same reason: another client does in each round, and what is shown of the others is their worst. The share
+//! of hits is payload written from the edge's own store or from a peer, of all payload; a fetch from the core is a miss.
 
 use anyhow::Result;
 use wanigan_lab::clients::Received;
@@ -11,89 +12,136 @@ use wanigan_lab::servers::smbd::Encryption;
 use wanigan_lab::topology::Lab;
 
 use super::LIMIT;
-use super::measure::{Cost, ROUNDS, files, in_a_lab, median_of, middle};
+use super::measure::{Cost, files, in_a_lab, middle};
 use super::report::Report;
 use super::scene::{Path, Protocol, Scene};
 
-/// What a client's reads took, one of another file in each round.
-#[derive(Debug, Default)]
+/// What one client's reads took, one of another file in each round; those apart that found nothing to find.
+#[derive(Debug)]
 struct Reads {
-    costs: Vec<Cost>,
+    client: Client,
+    first: Vec<Read>,
+    later: Vec<Read>,
+}
+
+/// One read.
+#[derive(Debug, Clone, Copy)]
+struct Read {
+    cost: Cost,
     /// Percent of the payload that the branch had.
-    hits: Vec<f64>,
-    /// Percent of the payload that came encrypted; the rest of a message counts too.
-    encrypted: Vec<f64>,
+    hits: f64,
+    /// Percent of the payload that came encrypted; the rest of an encrypted message counts too.
+    encrypted: f64,
+}
+
+/// Who reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Client {
+    Smb(Program),
+    Curl,
 }
 
 /// Measures the scenario.
 pub(crate) fn measure(_: usize) -> Result<Report> {
+    let beginners = FIRST.map(Program::name).join(", ");
     let about = format!(
-        "Eight SMB clients and curl read one file of {} MiB, one after the other; signing required, median of {ROUNDS} files. \
-         Then the clients as they are of themselves, at a server that offers encryption, once: what is encrypted is not saved.",
-        BYTES >> 20
+        "Eight SMB clients and curl read one file of {} MiB, one after the other; signing required, {} files. With each another \
+         client begins ({beginners}); of the others the fewest hits and the most bytes are shown. Then the clients as they are of \
+         themselves at a server that offers encryption, once: what is encrypted is not saved.",
+        BYTES >> 20,
+        FIRST.len()
     );
     let mut report = Report::new(about, &["client", "hits", "WAN bytes", "time", "encrypted"]);
-    let plain = in_a_lab(1, |lab| rounds(lab, Encryption::Off, ROUNDS))?;
-    for (number, (name, reads)) in plain.into_iter().enumerate() {
-        let hits = middle(reads.hits.clone())?;
-        reads.row(&mut report, if number == 0 { format!("{name}, the first") } else { name.to_owned() })?;
-        if number > 0 && name != HTTP {
+    let all = clients().chain([Client::Curl]).collect();
+    let plain = in_a_lab(1, |lab| rounds(lab, Encryption::Off, all, &FIRST))?;
+    for reads in plain {
+        let name = reads.client.name();
+        row(&mut report, &format!("{name}, the first"), &reads.first)?;
+        let Some(hits) = row(&mut report, name, &reads.later)? else { continue };
+        if let Client::Smb(_) = reads.client {
             report.target(
                 hits >= 95.0,
                 format!("{name} finds {hits:.2} % of its payload in the branch, at least 95 %"),
             );
         }
     }
-    for (name, reads) in in_a_lab(1, |lab| rounds(lab, Encryption::Offered, 1))? {
-        reads.row(&mut report, format!("{name}, encryption offered"))?;
+    let offered = |lab: &Lab| rounds(lab, Encryption::Offered, clients().collect(), &FIRST[..1]);
+    for reads in in_a_lab(1, offered)? {
+        let name = format!("{}, encryption offered", reads.client.name());
+        row(&mut report, &format!("{name}, the first"), &reads.first)?;
+        row(&mut report, &name, &reads.later)?;
     }
     Ok(report)
 }
 
-fn rounds(lab: &Lab, encryption: Encryption, rounds: usize) -> Result<Vec<(&'static str, Reads)>> {
+fn clients() -> impl Iterator<Item = Client> {
+    Program::ALL.into_iter().map(Client::Smb)
+}
+
+/// Has clients read a file after the other; who follows whom is always the same, and only who begins differs.
+fn rounds(lab: &Lab, encryption: Encryption, clients: Vec<Client>, first: &[Program]) -> Result<Vec<Reads>> {
     let scene = Scene::start(lab, encryption)?;
-    let names = Program::ALL.into_iter().map(Program::name).chain([HTTP]);
-    let mut all: Vec<(&'static str, Reads)> = names.map(|name| (name, Reads::default())).collect();
-    for round in 0..rounds {
+    let empty = |client| Reads { client, first: Vec::new(), later: Vec::new() };
+    let mut all: Vec<Reads> = clients.into_iter().map(empty).collect();
+    for (round, first) in first.iter().enumerate() {
         let (file, seed) = (format!("file{round}"), 200 + round as u64);
         let digest = scene.publish_seeded(Protocol::Smb, &file, seed, BYTES)?;
         scene.publish_seeded(Protocol::Http, &file, seed, BYTES)?;
-        for (number, (_, reads)) in all.iter_mut().enumerate() {
-            reads.add(&scene, digest, || match Program::ALL.get(number) {
-                Some(program) => program.get(lab.client(0), lab.directory(), &file, LIMIT),
-                None => scene.get(Protocol::Http, Path::Wanigan, &file),
-            })?;
+        let begins = all.iter().position(|reads| reads.client == Client::Smb(*first)).unwrap_or_default();
+        for turn in 0..all.len() {
+            let number = (begins + turn) % all.len();
+            let reads = &mut all[number];
+            eprintln!("  {}:", reads.client.name());
+            let read = Read::measure(&scene, digest, || reads.client.get(&scene, &file))?;
+            if turn == 0 { &mut reads.first } else { &mut reads.later }.push(read);
         }
     }
     scene.expect_nothing_went_direct()?;
     Ok(all)
 }
 
-impl Reads {
-    fn add(
-        &mut self,
-        scene: &Scene<'_>,
-        digest: Digest,
-        get: impl FnOnce() -> Result<Received>,
-    ) -> Result<()> {
-        let encrypted = || scene.pair.core.metric("wanigan_opaque_bytes_total", "reason=\"smb_encrypted\"");
-        let before = (scene.pair.edge.hit_bytes()?, encrypted()?);
-        self.costs.push(files(scene.lab, || Ok(vec![(get()?, digest)]))?);
-        let percent = |bytes: u64| bytes as f64 / BYTES as f64 * 100.0;
-        self.hits.push(percent(scene.pair.edge.hit_bytes()? - before.0));
-        self.encrypted.push(percent(encrypted()? - before.1));
-        Ok(())
+impl Client {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Smb(program) => program.name(),
+            Self::Curl => "curl, by HTTP",
+        }
     }
 
-    fn row(self, report: &mut Report, name: String) -> Result<()> {
-        let cost = median_of(self.costs)?;
-        let (hits, encrypted) = (middle(self.hits)?, middle(self.encrypted)?);
-        let encrypted = if encrypted < 1.0 { String::new() } else { format!("{encrypted:.0} %") };
-        let wan = format!("{:.2} %", cost.percent(BYTES));
-        report.row([name, format!("{hits:.2} %"), wan, format!("{:.2} s", cost.seconds), encrypted]);
-        Ok(())
+    fn get(self, scene: &Scene<'_>, file: &str) -> Result<Received> {
+        match self {
+            Self::Smb(program) => program.get(scene.lab.client(0), scene.lab.directory(), file, LIMIT),
+            Self::Curl => scene.get(Protocol::Http, Path::Wanigan, file),
+        }
     }
 }
 
-const HTTP: &str = "curl, by HTTP";
+impl Read {
+    fn measure(scene: &Scene<'_>, digest: Digest, get: impl FnOnce() -> Result<Received>) -> Result<Self> {
+        let encrypted = || scene.pair.core.metric("wanigan_opaque_bytes_total", "reason=\"smb_encrypted\"");
+        let before = (scene.pair.edge.hit_bytes()?, encrypted()?);
+        let cost = files(scene.lab, || Ok(vec![(get()?, digest)]))?;
+        let percent = |bytes: u64| bytes as f64 / BYTES as f64 * 100.0;
+        let hits = percent(scene.pair.edge.hit_bytes()? - before.0);
+        Ok(Self { cost, hits, encrypted: percent(encrypted()? - before.1) })
+    }
+}
+
+/// Adds a row for reads, if there are any: their fewest hits, which it returns, most bytes, and median of time.
+fn row(report: &mut Report, name: &str, reads: &[Read]) -> Result<Option<f64>> {
+    if reads.is_empty() {
+        return Ok(None);
+    }
+    let hits = reads.iter().map(|read| read.hits).fold(f64::INFINITY, f64::min);
+    let most = reads.iter().map(|read| read.cost.percent(BYTES)).fold(0.0, f64::max);
+    let seconds = middle(reads.iter().map(|read| read.cost.seconds).collect())?;
+    let encrypted = middle(reads.iter().map(|read| read.encrypted).collect())?;
+    let encrypted = if encrypted < 1.0 { String::new() } else { format!("{encrypted:.0} %") };
+    let cells = [format!("{hits:.2} %"), format!("{most:.2} %"), format!("{seconds:.2} s"), encrypted];
+    report.row([name.to_owned()].into_iter().chain(cells));
+    Ok(Some(hits))
+}
+
+/// Who begins, in turn: reads of 8 MiB, reads aligned to nothing, and reads that grow.
+const FIRST: [Program; 3] = [Program::SmbClient, Program::SmbGet, Program::Rclone];
 const BYTES: usize = 32 << 20;

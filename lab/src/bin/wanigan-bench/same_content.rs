@@ -1,5 +1,5 @@
-//! Content that the branch has, under another name, on another share, by another protocol: as warm, but for a reference for
-//! each block.
+//! Content that the branch has, under another name, on another share, by another protocol: as when the same client reads it
+//! again under its own name, but for a reference for each block.
 
 use anyhow::{Context, Result};
 use wanigan_lab::content;
@@ -13,8 +13,16 @@ use super::scene::{Path, Protocol, Scene};
 
 /// What was measured for content that one protocol brought.
 struct Found {
+    /// A read of the same by the same protocol.
     warm: Cost,
-    others: Vec<(&'static str, Cost)>,
+    elsewhere: Vec<Elsewhere>,
+}
+
+/// A read of it elsewhere.
+struct Elsewhere {
+    name: &'static str,
+    reader: Protocol,
+    cost: Cost,
 }
 
 /// Measures the scenario.
@@ -24,21 +32,18 @@ pub(crate) fn measure(bytes: usize) -> Result<Report> {
          counts for {REFERENCE_BYTES} bytes.",
         bytes >> 20
     );
-    let mut report = Report::new(about, &["read", "time, link bytes", "bytes more than warm, a block"]);
-    for brought_by in Protocol::BOTH {
-        let found = in_a_lab(1, |lab| match brought_by {
-            Protocol::Smb => by_smb(lab, bytes),
-            Protocol::Http => by_http(lab, bytes),
-        })?;
-        report.row([format!("{}, its own name", brought_by.client()), found.warm.cell(bytes)]);
-        for (name, cost) in found.others {
-            let more = (cost.wan_bytes as f64 - found.warm.wan_bytes as f64) / (bytes as f64 / BLOCK as f64);
-            report.row([name.to_owned(), cost.cell(bytes), format!("{more:.1}")]);
-            report.at_most(
-                REFERENCE_BYTES,
-                more,
-                &format!("{name}, link bytes a block beyond those of a warm read"),
-            );
+    let mut report =
+        Report::new(about, &["read", "time, link bytes", "bytes more than its client's warm read, a block"]);
+    let smb = in_a_lab(1, |lab| by_smb(lab, bytes))?;
+    let http = in_a_lab(1, |lab| by_http(lab, bytes))?;
+    for (protocol, found) in Protocol::BOTH.into_iter().zip([&smb, &http]) {
+        report.row([format!("{}, its own name", protocol.client()), found.warm.cell(bytes)]);
+        for Elsewhere { name, reader, cost } in &found.elsewhere {
+            let warm = if *reader == Protocol::Smb { smb.warm } else { http.warm };
+            let more = (cost.wan_bytes as f64 - warm.wan_bytes as f64) / bytes.div_ceil(BLOCK) as f64;
+            report.row([(*name).to_owned(), cost.cell(bytes), format!("{more:.1}")]);
+            let what = format!("{name}, link bytes a block beyond those of a warm read");
+            report.at_most(REFERENCE_BYTES, more, &what);
         }
     }
     Ok(report)
@@ -60,12 +65,12 @@ fn by_smb(lab: &Lab, bytes: usize) -> Result<Found> {
         https.push(scene.read(Protocol::Http, Path::Wanigan, &name, digest)?);
     }
     scene.expect_nothing_went_direct()?;
-    let others = vec![
-        ("smbclient, another name", median_of(names)?),
-        ("smbclient, another share", median_of(shares)?),
-        ("curl, what smbclient brought", median_of(https)?),
+    let elsewhere = vec![
+        Elsewhere::new("smbclient, another name", Protocol::Smb, names)?,
+        Elsewhere::new("smbclient, another share", Protocol::Smb, shares)?,
+        Elsewhere::new("curl, what smbclient brought", Protocol::Http, https)?,
     ];
-    Ok(Found { warm, others })
+    Ok(Found { warm, elsewhere })
 }
 
 fn by_http(lab: &Lab, bytes: usize) -> Result<Found> {
@@ -79,9 +84,17 @@ fn by_http(lab: &Lab, bytes: usize) -> Result<Found> {
         smbs.push(scene.read(Protocol::Smb, Path::Wanigan, &name, digest)?);
     }
     scene.expect_nothing_went_direct()?;
-    let others =
-        vec![("curl, another name", median_of(names)?), ("smbclient, what curl brought", median_of(smbs)?)];
-    Ok(Found { warm, others })
+    let elsewhere = vec![
+        Elsewhere::new("curl, another name", Protocol::Http, names)?,
+        Elsewhere::new("smbclient, what curl brought", Protocol::Smb, smbs)?,
+    ];
+    Ok(Found { warm, elsewhere })
+}
+
+impl Elsewhere {
+    fn new(name: &'static str, reader: Protocol, costs: Vec<Cost>) -> Result<Self> {
+        Ok(Self { name, reader, cost: median_of(costs)? })
+    }
 }
 
 /// Has content read cold, and then warm.
