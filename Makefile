@@ -12,11 +12,12 @@ test:
 	sh lab/run-tests.sh
 
 # WANIGAN_BIN: the benchmark measures the release build, from wherever the lab's own program runs.
+# SCENARIOS: some of its scenarios by name, such as SCENARIOS="warm inserts"; all where none is named.
 bench:
 	sh lab/install-deps.sh
 	cargo build --release --bin wanigan
 	cargo build --release -p wanigan-lab --bin wanigan-bench
-	target/release/wanigan-bench
+	target/release/wanigan-bench $(SCENARIOS)
 
 check:
 	cargo fmt --all -- --check

@@ -1,7 +1,9 @@
 #!/bin/sh
-# Installs the Debian packages whose programs the tests run, where one is missing and we are root. Without root
-# nothing is installed, and the tests that need a missing program are counted as skipped.
+# Installs what the tests run and this machine lacks, if we are root: Debian packages, and SMB clients from PyPI into
+# target/lab-python. Without root nothing is installed. The tests that need what is missing are counted as skipped.
 set -eu
+
+cd "$(dirname "$0")/.."
 
 # "program package", for each program.
 wanted='
@@ -13,6 +15,11 @@ chrt util-linux
 smbd samba
 smbpasswd samba-common-bin
 smbclient smbclient
+smbget smbclient
+rclone rclone
+rsync rsync
+zstd zstd
+python3 python3
 nginx nginx-light
 curl curl
 squid squid
@@ -23,23 +30,56 @@ tshark tshark
 '
 
 PATH=$PATH:/usr/sbin:/sbin
-missing=$(echo "$wanted" | while read -r program package; do
-    [ -z "$program" ] || command -v "$program" >/dev/null 2>&1 || echo "$package"
-done | sort -u)
 
-[ -n "$missing" ] || exit 0
-if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-    echo "not installed, so some tests will be skipped:" $missing
+skipped() {
+    echo "not installed, so some tests will be skipped: $*"
+}
+
+missing_packages() {
+    echo "$wanted" | while read -r program package; do
+        [ -z "$program" ] || command -v "$program" >/dev/null 2>&1 || echo "$package"
+    done
+    # Debian keeps what makes a virtual environment apart from Python.
+    python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
+}
+
+install_packages() {
+    # The packages would start servers of their own, on the machine's addresses; the lab runs private ones.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+        trap 'rm -f "$policy"' EXIT
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q
+    apt-get install -q -y --no-install-recommends "$@"
+}
+
+# The lab takes the environment for good only with the very list of versions it was built with in it.
+install_python_clients() {
+    list=lab/clients/requirements.txt
+    environment=${CARGO_TARGET_DIR:-target}/lab-python
+    cmp -s "$list" "$environment/requirements.txt" && return 0
+    rm -rf "$environment"
+    if python3 -m venv "$environment" &&
+        "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$list"; then
+        cp "$list" "$environment/requirements.txt"
+    else
+        skipped "impacket, pysmb, smbprotocol"
+    fi
+}
+
+missing=$(missing_packages | sort -u)
+if [ "$(id -u)" -ne 0 ]; then
+    [ -z "$missing" ] || skipped $missing
     exit 0
 fi
-
-# The packages would start servers of their own, on the machine's addresses; the lab runs private ones.
-policy=/usr/sbin/policy-rc.d
-if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod +x "$policy"
-    trap 'rm -f "$policy"' EXIT
+if [ -n "$missing" ]; then
+    if command -v apt-get >/dev/null 2>&1; then
+        install_packages $missing
+    else
+        skipped $missing
+    fi
 fi
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -q
-apt-get install -q -y --no-install-recommends $missing
+install_python_clients

@@ -1,7 +1,10 @@
-//! Unmodified clients, `smbclient` and `curl`, and one of our own that watches the time.
+//! Unmodified clients, eight ways to read over SMB and `curl`, `rsync` to compare with, and one of our own that watches the time.
 
 pub mod curl;
+pub mod programs;
+pub mod python;
 pub mod reader;
+pub mod rsync;
 pub mod smbclient;
 
 use std::path::PathBuf;

@@ -262,6 +262,16 @@ impl<'a> Node<'a> {
         Ok(samples.iter().sum::<f64>() as u64)
     }
 
+    /// Returns the bytes of content that an edge wrote to clients from its own store or from a peer: what the branch had. What
+    /// it fetched from the core, or was pushed by it, is none of them.
+    ///
+    /// # Errors
+    /// If the node does not answer.
+    pub fn hit_bytes(&self) -> Result<u64> {
+        let from = |source: &str| self.metric("wanigan_block_bytes_total", &format!("source=\"{source}\""));
+        Ok(from("store")? + from("peer")?)
+    }
+
     /// Fetches a path of the node's admin address.
     ///
     /// # Errors

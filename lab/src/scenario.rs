@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::clients::python;
 use crate::process::run;
 use crate::topology::{Hosts, Lab};
 use crate::wan::Shape;
@@ -19,7 +20,7 @@ use crate::wan::Shape;
 /// Runs the body of a lab test.
 ///
 /// `scenario!(["smbd", "wanigan"], clients, shape, |lab| { …; Ok(()) })`: the programs it needs (`wanigan` is the built
-/// binary), how many clients or which [`Hosts`], the WAN's [`Shape`], and a closure that gets the `&Lab` and returns `anyhow::Result<()>`.
+/// binary, `lab-python` the environment of [`crate::clients::python`]), how many clients or which [`Hosts`], the WAN's [`Shape`], and a closure that gets the `&Lab` and returns `anyhow::Result<()>`.
 #[macro_export]
 macro_rules! scenario {
     ([$($need:literal),* $(,)?], $hosts:expr, $shape:expr, $body:expr) => {{
@@ -87,6 +88,9 @@ pub fn wanigan() -> Result<PathBuf> {
 fn is_there(need: &str) -> bool {
     if need == "wanigan" {
         return wanigan().is_ok();
+    }
+    if need == python::NEED {
+        return python::interpreter().is_some();
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

@@ -2,5 +2,6 @@
 //! written.
 
 pub mod nginx;
+pub mod rsyncd;
 pub mod smbd;
 pub mod squid;

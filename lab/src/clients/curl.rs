@@ -82,6 +82,19 @@ impl<'a> Curl<'a> {
     /// # Errors
     /// If one fails, or curl opened a second connection.
     pub fn get_all(&self, paths: &[String], limit: Duration) -> Result<Vec<Received>> {
+        self.get_over(1, paths, limit)
+    }
+
+    /// The same with a new connection for each.
+    ///
+    /// # Errors
+    /// If one fails, or curl used a connection again.
+    pub fn get_each(&self, paths: &[String], limit: Duration) -> Result<Vec<Received>> {
+        let closing = self.clone().options(&["--header", "Connection: close"]);
+        closing.get_over(paths.len(), paths, limit)
+    }
+
+    fn get_over(&self, wanted: usize, paths: &[String], limit: Duration) -> Result<Vec<Received>> {
         let mut command = self.command();
         command.args(["-w", "%{num_connects}\n"]);
         let mut received = Vec::new();
@@ -92,8 +105,8 @@ impl<'a> Curl<'a> {
             received.push(output);
         }
         let finished = run(&mut command, limit)?.ok().context("curl several paths")?;
-        let connections: u32 = finished.text().lines().filter_map(|line| line.parse::<u32>().ok()).sum();
-        ensure!(connections == 1, "curl used {connections} connections for {} paths", paths.len());
+        let connections: usize = finished.text().lines().filter_map(|line| line.parse::<usize>().ok()).sum();
+        ensure!(connections == wanted, "curl used {connections} connections for {} paths", paths.len());
         Ok(received.into_iter().map(|path| Received { path, took: finished.took }).collect())
     }
 

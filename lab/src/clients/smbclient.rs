@@ -42,6 +42,8 @@ impl Dialect {
 /// What the client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protection {
+    /// What it asks for when nobody tells it.
+    Unsaid,
     /// Neither signing nor encryption.
     None,
     /// Signing.
@@ -51,11 +53,12 @@ pub enum Protection {
 }
 
 impl Protection {
-    fn as_str(self) -> &'static str {
+    fn option(self) -> Option<&'static str> {
         match self {
-            Self::None => "off",
-            Self::Sign => "sign",
-            Self::Encrypt => "encrypt",
+            Self::Unsaid => None,
+            Self::None => Some("--client-protection=off"),
+            Self::Sign => Some("--client-protection=sign"),
+            Self::Encrypt => Some("--client-protection=encrypt"),
         }
     }
 }
@@ -68,6 +71,7 @@ pub struct SmbClient<'a> {
     dialect: Dialect,
     protection: Protection,
     family: Family,
+    share: &'static str,
     at: Option<(String, u16)>,
 }
 
@@ -81,6 +85,7 @@ impl<'a> SmbClient<'a> {
             dialect: Dialect::Smb311,
             protection: Protection::None,
             family: Family::V4,
+            share: SHARE,
             at: None,
         }
     }
@@ -101,6 +106,19 @@ impl<'a> SmbClient<'a> {
     #[must_use]
     pub fn family(self, family: Family) -> Self {
         Self { family, ..self }
+    }
+
+    /// Uses this share.
+    #[must_use]
+    pub fn share(self, share: &'static str) -> Self {
+        Self { share, ..self }
+    }
+
+    /// Connects to this port of the server.
+    #[must_use]
+    pub fn port(self, port: u16) -> Self {
+        let address = self.family.server().to_string();
+        self.at(&address, port)
     }
 
     /// Connects to this address and port instead of the server's.
@@ -129,6 +147,20 @@ impl<'a> SmbClient<'a> {
         run(&mut self.command(&format!("get {name} {}", path.display())), limit)
     }
 
+    /// Reads all files of a directory of the share, in one session, and returns how long it took.
+    ///
+    /// # Errors
+    /// If the client fails or takes longer than `limit`, or a file is not among those that came.
+    pub fn get_all(&self, directory: &str, names: &[String], limit: Duration) -> Result<Vec<Received>> {
+        let local = self.directory.join(format!("{}-{directory}", self.namespace.name()));
+        let _ = std::fs::remove_dir_all(&local);
+        std::fs::create_dir(&local).context("make a directory")?;
+        let commands = format!("prompt; lcd {}; cd {directory}; mget *", local.display());
+        let took =
+            run(&mut self.command(&commands), limit)?.ok().with_context(|| format!("mget {directory}"))?.took;
+        Ok(names.iter().map(|name| Received { path: local.join(name), took }).collect())
+    }
+
     /// Writes a file to the share.
     ///
     /// # Errors
@@ -153,11 +185,11 @@ impl<'a> SmbClient<'a> {
         let (address, port) = self.at.clone().unwrap_or_else(|| (self.family.server().to_string(), 445));
         let mut command = self.namespace.command("smbclient");
         command
-            .arg(format!("//CONTENT/{SHARE}"))
+            .arg(format!("//CONTENT/{}", self.share))
             .args(["--configfile=/dev/null", "-I", &address, "-p", &port.to_string()])
             .args(["-U", &format!("{USER}%{PASSWORD}"), "-m", dialect])
             .arg(format!("--option=client min protocol={dialect}"))
-            .arg(format!("--client-protection={}", self.protection.as_str()))
+            .args(self.protection.option())
             .env("HOME", &self.directory);
         command
     }

@@ -21,6 +21,9 @@ pub struct Nginx {
 }
 
 impl Nginx {
+    /// A port of its own that no edge intercepts: what is read there crosses the WAN as it does without Wanigan.
+    pub const DIRECT_PORT: u16 = 8080;
+
     /// Starts the server and waits until it listens.
     ///
     /// # Errors
@@ -68,11 +71,13 @@ fn configuration_text(home: &Path) -> String {
          \x20 server {{\n\
          \x20   listen {PORT} backlog=1024;\n\
          \x20   listen [::]:{PORT} backlog=1024;\n\
+         \x20   listen {} backlog=1024;\n\
          \x20   root {home}/files;\n\
          \x20   location /chunked/ {{ alias {home}/files/; ssi on; ssi_types application/octet-stream; }}\n\
          \x20   location /gzip/ {{ alias {home}/files/; gzip on; gzip_types application/octet-stream; gzip_min_length 1; }}\n\
          \x20 }}\n\
-         }}\n"
+         }}\n",
+        Nginx::DIRECT_PORT
     )
 }
 

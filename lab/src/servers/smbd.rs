@@ -25,26 +25,34 @@ pub enum Signing {
 pub enum Encryption {
     /// Every session must be encrypted; only SMB 3 clients get in.
     Required,
+    /// Offered, as Samba does of itself: sessions are encrypted where the client asks.
+    Offered,
     /// Not offered.
     Off,
 }
 
-/// A running `smbd` with one share, `files`.
+/// A running `smbd` with two shares, `files` and `archive`. It listens on 445, on 139, and on [`Smbd::DIRECT_PORT`].
 #[derive(Debug)]
 pub struct Smbd {
     share: PathBuf,
+    archive: PathBuf,
     _process: Process,
 }
 
 impl Smbd {
+    /// The port for NetBIOS sessions (RFC 1002 4.3).
+    pub const NETBIOS_PORT: u16 = 139;
+    /// A port of its own that no edge intercepts: what is read there crosses the WAN as it does without Wanigan.
+    pub const DIRECT_PORT: u16 = 1445;
+
     /// Starts the server and waits until it listens.
     ///
     /// # Errors
     /// If it does not.
     pub fn start(lab: &Lab, signing: Signing, encryption: Encryption) -> Result<Self> {
         let home = lab.path("smbd");
-        let share = home.join("share");
-        for name in DIRECTORIES.iter().chain(&["share", "log"]) {
+        let (share, archive) = (home.join("share"), home.join("archive"));
+        for name in DIRECTORIES.iter().chain(&["share", "archive", "log"]) {
             std::fs::create_dir_all(home.join(name)).with_context(|| format!("make smbd's {name}"))?;
         }
         let configuration = home.join("smb.conf");
@@ -58,13 +66,19 @@ impl Smbd {
         for address in [SocketAddr::from((SERVER_V4, PORT)), SocketAddr::from((SERVER_V6, PORT))] {
             lab.server().wait_for_port(address, Duration::from_secs(20))?;
         }
-        Ok(Self { share, _process: process })
+        Ok(Self { share, archive, _process: process })
     }
 
     /// Returns the share's directory.
     #[must_use]
     pub fn share(&self) -> &Path {
         &self.share
+    }
+
+    /// Returns the directory of the other share.
+    #[must_use]
+    pub fn archive(&self) -> &Path {
+        &self.archive
     }
 }
 
@@ -74,6 +88,8 @@ pub const USER: &str = "root";
 pub const PASSWORD: &str = "branch-office-7";
 /// The share's name.
 pub const SHARE: &str = "files";
+/// The other share's name.
+pub const ARCHIVE: &str = "archive";
 
 fn configuration_text(home: &Path, signing: Signing, encryption: Encryption) -> String {
     let home = home.display();
@@ -83,6 +99,7 @@ fn configuration_text(home: &Path, signing: Signing, encryption: Encryption) -> 
     };
     let encryption = match encryption {
         Encryption::Required => "required",
+        Encryption::Offered => "default",
         Encryption::Off => "off",
     };
     let directories: String =
@@ -93,7 +110,7 @@ fn configuration_text(home: &Path, signing: Signing, encryption: Encryption) -> 
          netbios name = CONTENT\n\
          workgroup = LAB\n\
          disable netbios = yes\n\
-         smb ports = {PORT}\n\
+         smb ports = {PORT} {} {}\n\
          server min protocol = SMB2_02\n\
          server max protocol = SMB3_11\n\
          server signing = {signing}\n\
@@ -110,7 +127,13 @@ fn configuration_text(home: &Path, signing: Signing, encryption: Encryption) -> 
          [{SHARE}]\n\
          path = {home}/share\n\
          read only = no\n\
-         force user = root\n"
+         force user = root\n\
+         [{ARCHIVE}]\n\
+         path = {home}/archive\n\
+         read only = no\n\
+         force user = root\n",
+        Smbd::NETBIOS_PORT,
+        Smbd::DIRECT_PORT
     )
 }
 

@@ -11,7 +11,8 @@ use wanigan_lab::node::Setup;
 use wanigan_lab::office::{Office, WebFile};
 use wanigan_lab::topology::{Family, Lab};
 
-use super::{Cost, LIMIT, WAN};
+use super::LIMIT;
+use super::measure::{Cost, in_a_lab, middle};
 
 /// What was measured with several edges.
 #[derive(Debug)]
@@ -40,15 +41,6 @@ pub(crate) fn measure(bytes: usize) -> Result<Peers> {
     let (second, eight) = in_a_lab(EDGES, |lab| together(lab, bytes))?;
     let alone = in_a_lab(2, alone)?;
     Ok(Peers { second, eight, alone })
-}
-
-fn in_a_lab<T>(clients: usize, body: impl FnOnce(&Lab) -> Result<T>) -> Result<T> {
-    let lab = Lab::new(clients, WAN)?;
-    let result = body(&lab);
-    if result.is_err() {
-        eprintln!("{}", lab.logs());
-    }
-    result
 }
 
 fn together(lab: &Lab, bytes: usize) -> Result<(Cost, Cost)> {
@@ -80,7 +72,7 @@ fn alone(lab: &Lab) -> Result<Alone> {
     office.expect_nothing_went_direct()?;
     let asked = office.edge(0).metric("wanigan_discovery_asked_blocks_total", "")?;
     let [with, without] = seconds.map(middle);
-    Ok(Alone { with, without, asked })
+    Ok(Alone { with: with?, without: without?, asked })
 }
 
 /// Reads a file on all hosts at once; counts until the link is quiet again and the slowest has it.
@@ -103,13 +95,6 @@ fn read(lab: &Lab, hosts: &[&Namespace], file: &WebFile) -> Result<Cost> {
     })?;
     eprintln!("  {} edges: {:.2} s, {wan_bytes} bytes", hosts.len(), slowest.as_secs_f64());
     Ok(Cost { seconds: slowest.as_secs_f64(), wan_bytes })
-}
-
-/// Returns the median of an even number of them.
-fn middle(mut seconds: Vec<f64>) -> f64 {
-    seconds.sort_by(f64::total_cmp);
-    let half = seconds.len() / 2;
-    f64::midpoint(seconds[half - 1], seconds[half])
 }
 
 const EDGES: usize = 8;
