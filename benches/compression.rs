@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prometheus::IntGauge;
 use wanigan::block::ServerSecret;
-use wanigan::matching::matcher::CELL_BYTES;
 use wanigan::budget::Budget;
 use wanigan::matching::compress::{Packer, Unpacker};
+use wanigan::matching::matcher::CELL_BYTES;
 use wanigan_parsers::wan::Frame;
 
 /// Bytes a second of a slow line, of one for which zstd has to hurry, and of one that it would only hold up.

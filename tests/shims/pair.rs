@@ -2,22 +2,23 @@
 //! byte, whatever the cuts, the order of events, the losses of the store and the lack of memory.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prometheus::IntGauge;
 use proptest::prelude::*;
 use wanigan::addr::NodeId;
-use wanigan::block::{Block, Naming, Reference, ServerSecret};
+use wanigan::block::{Block, Digest, Hashed, Naming, Reference, ServerSecret};
 use wanigan::budget::Budget;
 use wanigan::flow::minter::Minter;
 use wanigan::flow::receiving::{Output, Receiving, Wanted};
 use wanigan::flow::sending::Sending;
 use wanigan::flow::terms::{Entitlement, Terms};
 use wanigan::flow::window::{CREDIT_BASE, Window};
+use wanigan::matching::ContentMap;
 use wanigan::matching::compress::{Packer, Unpacker};
-use wanigan::matching::matcher::Matcher;
+use wanigan::matching::matcher::{MapHandle, Matcher};
 use wanigan::matching::uploads::{Known, KnownOnLink};
 use wanigan::metrics::Source;
 use wanigan::referral::{Holders, Neighbours};
@@ -58,9 +59,21 @@ struct Site {
     link: u64,
     /// The edge's store and the core's.
     stores: [HashMap<Reference, Block>; 2],
+    /// What each has to compare with, and where.
+    kept: [HashMap<Digest, Hashed>; 2],
+    maps: [MapHandle; 2],
 }
 
 impl Site {
+    /// Loads what a node wants to compare with what it read. Blocks may be gone.
+    fn load(&self, node: &mut Node, faults: bool, dice: &mut Dice) {
+        while let Some((digest, _)) = node.sending.poll_load() {
+            let kept = &self.kept[usize::from(node.sends == Direction::ToClient)];
+            let block = kept.get(&digest).cloned().filter(|_| !faults || dice.below(10) > 0);
+            node.sending.handle_loaded(&digest, block);
+        }
+    }
+
     /// Returns the store of the node that sends in this direction.
     fn store(&mut self, sends: Direction) -> &mut HashMap<Reference, Block> {
         &mut self.stores[usize::from(sends == Direction::ToClient)]
@@ -85,11 +98,14 @@ impl Node {
             }
         };
         let window = Window::open(&budget).unwrap();
+        let map = &site.maps[usize::from(sends == Direction::ToClient)];
+        let matcher = Matcher::new(Arc::clone(map), b"server", &budget);
+        let matcher = if sends == Direction::ToServer { matcher.of_uploads() } else { matcher };
         Self {
             shim: Detecting::new(),
             sends,
-            sending: Sending::new(Some(minter), Matcher::alone(&budget), &budget, 1 << 20, CREDIT_BASE, now),
-            receiving: Receiving::new(window, &budget, Arc::default()).on(terms),
+            sending: Sending::new(Some(minter), matcher, &budget, 1 << 20, CREDIT_BASE, now),
+            receiving: Receiving::new(window, &budget, Arc::default()).keeping_literals().on(terms),
             packer: Packer::new(true, &budget),
             unpacker: Unpacker::new(&budget),
             budget,
@@ -211,12 +227,16 @@ fn run_both(
                     }
                 }
                 1 => {
+                    site.load(node, faults, dice);
                     while let Some(frame) = node.sending.poll_frame() {
                         node.references += usize::from(matches!(frame, Frame::Ref { .. }));
                         let mut bytes = Vec::new();
                         node.packer.pack(frame).encode(&mut bytes);
                         other.frames.push_back(bytes);
-                        while node.sending.poll_kept().is_some() {}
+                        while let Some(block) = node.sending.poll_kept() {
+                            let kept = &mut site.kept[usize::from(node.sends == Direction::ToClient)];
+                            kept.insert(block.reference().digest, block.into());
+                        }
                     }
                 }
                 2 => {
@@ -321,7 +341,9 @@ fn site() -> Site {
     let known = Arc::new(Known::new(10_000));
     known.handle_key(naming.current.id());
     let (holders, naming) = (Arc::new(Holders::new(10_000, Vec::new())), Arc::new(RwLock::new(naming)));
-    Site { holders, naming, known, link: 1, stores: Default::default() }
+    let map = || Arc::new(Mutex::new(ContentMap::new(10_000, 10_000)));
+    let (stores, kept) = (Default::default(), Default::default());
+    Site { holders, naming, known, link: 1, stores, kept, maps: [map(), map()] }
 }
 
 /// A client that uploads a file and then reads it back.
