@@ -36,6 +36,7 @@ use crate::flow::window::Window;
 use crate::flow::{End, Flow};
 use crate::matching::compress::{Packer, Unpacker};
 use crate::matching::matcher::Matcher;
+use crate::matching::observer::Observer;
 use crate::metrics::Metrics;
 use crate::pki::{self, NodeIdentity, PeerIdentity};
 use crate::proof::LINK_EXPORTER_LABEL;
@@ -391,6 +392,7 @@ impl Core {
                 Instant::now(),
             ),
             receiving,
+            observer: Observer::new(self.kept.map.handle(), server.service().as_bytes()),
             packer,
             unpacker,
             shim: Box::new(Detecting::new()),

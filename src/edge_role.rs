@@ -38,6 +38,7 @@ use crate::intercept::{
 };
 use crate::matching::compress::{Packer, Unpacker};
 use crate::matching::matcher::Matcher;
+use crate::matching::observer::Observer;
 use crate::matching::uploads::{KNOWN_BLOCKS, Known, KnownOnLink};
 use crate::metrics::Metrics;
 use crate::peer::Peers;
@@ -422,6 +423,7 @@ impl Edge {
                 now,
             ),
             receiving,
+            observer: Observer::new(self.map.handle(), server.service().as_bytes()),
             packer: Packer::new(self.compression, &self.budget),
             unpacker,
             shim: Box::new(Detecting::new()),

@@ -26,6 +26,7 @@ use tracing::debug;
 use wanigan_parsers::Direction;
 use wanigan_parsers::wan::DialStatus;
 
+pub mod guessing;
 pub mod minter;
 pub mod receiving;
 pub mod recent;
@@ -37,13 +38,14 @@ pub mod window;
 #[cfg(test)]
 mod tests;
 
-use self::receiving::{LOOKAHEAD, Output, Receiving, Violation, Wanted};
+use self::receiving::{LOOKAHEAD, Output, Receiving, Violation, Wanted, Written};
 use self::sending::Sending;
 use crate::block::{Block, Digest, Hashed};
 use crate::fault::ResetReason;
 use crate::fetch::plan::Want;
 use crate::fetch::{Blocks, FlowFetches, WANTS_MAX};
 use crate::matching::compress::{self, Malpacked, Packer, Unpacker};
+use crate::matching::observer::Observer;
 use crate::metrics::{Metrics, Source};
 use crate::relay::SETTLE;
 use crate::shim::{Shim, Span};
@@ -80,6 +82,8 @@ pub struct Flow {
     pub packer: Packer,
     /// Makes them whole again on their way in.
     pub unpacker: Unpacker,
+    /// Learns what content it is that comes from the link.
+    pub observer: Observer,
     /// Watches both directions.
     pub shim: Box<dyn Shim>,
     /// The direction of `sending`.
@@ -411,9 +415,12 @@ impl Flow {
                 }
                 Output::Store(block) => self.blocks.keep(block),
                 Output::SealMissed => self.metrics.seals_missed.inc(),
-                Output::Write(bytes, source) => {
+                Output::Write(Written { bytes, source, origin }) => {
                     buffers.spans.clear();
                     self.shim.handle_input(self.sends.reverse(), &bytes, &mut buffers.spans);
+                    if let Some(origin) = origin {
+                        self.observer.handle_block(&origin, &bytes, &buffers.spans);
+                    }
                     buffers.writing = Some((bytes, source));
                     if buffers.leg != Leg::Whole {
                         self.discard(buffers);

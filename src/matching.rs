@@ -3,13 +3,14 @@
 //!
 //! [`record`] guesses which blocks the other side holds; [`map`] remembers which block's bytes lie where in an object,
 //! and [`anchors`] give places in content names by which they are found again wherever they moved; [`matcher`] puts
-//! these together. [`uploads`] knows which blocks an edge may refer to, and [`compress`] makes
+//! these together, and [`observer`] learns from what was received. [`uploads`] knows which blocks an edge may refer to, and [`compress`] makes
 //! what must go in full smaller.
 
 pub mod anchors;
 pub mod compress;
 pub mod map;
 pub mod matcher;
+pub mod observer;
 pub mod record;
 pub mod uploads;
 

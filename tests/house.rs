@@ -140,6 +140,7 @@ const SANS_IO: &[&str] = &[
     "src/discovery/state.rs",
     "src/fault.rs",
     "src/flow/minter.rs",
+    "src/flow/guessing.rs",
     "src/flow/receiving.rs",
     "src/flow/recent.rs",
     "src/flow/retained.rs",

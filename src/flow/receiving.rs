@@ -17,6 +17,7 @@ use super::terms::{Admitted, Forged, Terms};
 use super::window::{Overrun, Window};
 use crate::block::{Block, Named, Reference, WrongBlock};
 use crate::budget::{Budget, Reservation};
+use crate::matching::observer::Origin;
 use crate::metrics::Source;
 use crate::wan::numbering::{NumberTaken, Numbered};
 
@@ -46,7 +47,7 @@ pub enum Output {
     /// Count a block that was sealed and cannot be kept, since its bytes were not.
     SealMissed,
     /// Write the bytes to the leg, then call [`Receiving::handle_written`].
-    Write(Bytes, Option<Source>),
+    Write(Written),
     /// Tell the sender how far we are: references resolved, credit given.
     Progress {
         /// References resolved since the flow began.
@@ -60,6 +61,17 @@ pub enum Output {
     Finish,
     /// Reset the leg: the other side's was.
     Reset,
+}
+
+/// Bytes for the leg.
+#[derive(Debug)]
+pub struct Written {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// Where their block came from, if they are of one.
+    pub source: Option<Source>,
+    /// Which block's they are.
+    pub origin: Option<Origin>,
 }
 
 /// A block that a REF, RUN or SLICE names.
@@ -131,7 +143,7 @@ pub struct Receiving {
 #[derive(Debug)]
 enum Item {
     Literal(Bytes),
-    Data(Bytes),
+    Data(Block),
     Ref(Ref),
     Fin,
     Reset,
@@ -234,7 +246,7 @@ impl Receiving {
                 self.numbered.insert(number, reference, None)?;
                 self.handle_named(u64::from(reference.len));
                 self.blocks += 1;
-                self.queue.push_back(Item::Data(block.bytes().clone()));
+                self.queue.push_back(Item::Data(block.clone()));
                 self.outputs.push_back(Output::Store(block));
             }
             Frame::Ref { reference, number, older, skip, len } => {
@@ -429,6 +441,7 @@ impl Receiving {
             return;
         }
         let head = self.queue.pop_front().expect("the head was there");
+        let mut origin = None;
         let (bytes, source, cost, reserved) = match head {
             Item::Fin => {
                 self.outputs.push_back(Output::Finish);
@@ -442,12 +455,15 @@ impl Receiving {
                 let cost = frame_cost(&Frame::Literal(bytes.clone()));
                 (bytes, None, cost, 0)
             }
-            Item::Data(bytes) => {
+            Item::Data(block) => {
+                origin = Some(origin_of(block.reference(), 0));
+                let bytes = block.bytes().clone();
                 let cost = frame_cost(&Frame::Literal(bytes.clone()));
                 (bytes, Some(Source::Core), cost, 0)
             }
             Item::Ref(item) => {
                 self.looking_ahead -= 1;
+                origin = Some(origin_of(&item.wanted.reference, item.skip));
                 let cost = frame_cost(&Frame::Slice { number: 0, skip: 0, len: 1 });
                 let RefState::Ready(bytes, source) = item.state else {
                     unreachable!("only a ready reference is taken")
@@ -456,7 +472,7 @@ impl Receiving {
             }
         };
         self.writing = Some(Writing { left: bytes.len(), cost, reserved });
-        self.outputs.push_back(Output::Write(bytes, source));
+        self.outputs.push_back(Output::Write(Written { bytes, source, origin }));
     }
 
     /// Has references looked up, the head first, as far as memory allows.
@@ -550,6 +566,11 @@ impl Receiving {
             Item::Ref(_) | Item::Literal(_) | Item::Data(_) | Item::Fin | Item::Reset => None,
         })
     }
+}
+
+fn origin_of(reference: &Reference, skip: usize) -> Origin {
+    let skip = u32::try_from(skip).expect("within a block");
+    Origin { digest: reference.digest, block_len: reference.len, skip }
 }
 
 impl Ref {

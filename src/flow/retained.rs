@@ -20,6 +20,8 @@ pub struct Retained {
     pub referred: Option<NodeId>,
     /// Whether it was sent because of a FETCH.
     pub fetched: bool,
+    /// Whether it was named without knowing that the other side has it.
+    pub guessed: bool,
     /// Bytes of the reservation that are for it.
     reserved: u64,
 }
@@ -55,7 +57,8 @@ impl RetainedQueue {
         } else if !self.reservation.grow(reserved) {
             return false;
         }
-        let retained = Retained { block, introduced: None, referred: None, fetched: false, reserved };
+        let retained =
+            Retained { block, introduced: None, referred: None, fetched: false, guessed: false, reserved };
         self.references.push_back(retained);
         true
     }
@@ -64,6 +67,13 @@ impl RetainedQueue {
     pub fn handle_introduced(&mut self, number: u64) {
         if let Some(last) = self.references.back_mut() {
             last.introduced = Some(number);
+        }
+    }
+
+    /// Notes that the newest reference is a guess.
+    pub fn handle_guessed(&mut self) {
+        if let Some(last) = self.references.back_mut() {
+            last.guessed = true;
         }
     }
 

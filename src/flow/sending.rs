@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use wanigan_parsers::wan::{Frame, RUN_BLOCKS_MAX, SealSpan};
 
+use super::guessing::Guessing;
 use super::minter::Minter;
 use super::retained::RetainedQueue;
 use super::window::CREDIT_BASE;
@@ -63,6 +64,7 @@ pub struct Sending {
     push_length: u32,
     /// Referrals that led to nothing since the last that did not.
     failed_referrals: u32,
+    guessing: Guessing,
     ended: bool,
     /// What is said when everything that was read went out.
     closing: Option<Frame<Bytes>>,
@@ -121,6 +123,7 @@ impl Sending {
             pushing: 0,
             push_length: PUSH_AFTER_MISS / 2,
             failed_referrals: 0,
+            guessing: Guessing::default(),
             ended: false,
             closing: None,
             run: None,
@@ -182,6 +185,9 @@ impl Sending {
                 let digest = &retained.block.reference().digest;
                 if retained.fetched { minter.handle_taken(digest) } else { minter.handle_resolved(digest) }
             }
+            if retained.guessed && !retained.fetched {
+                self.guessing.handle_hit();
+            }
             if retained.referred.is_some() && !retained.fetched {
                 self.failed_referrals = 0;
             }
@@ -213,6 +219,11 @@ impl Sending {
                 minter.handle_sent(&digest);
             }
             alone |= !minter.refers();
+        }
+        if mem::take(&mut retained.guessed) {
+            // It was nothing but a question, and this is the answer.
+            self.guessing.handle_miss();
+            return FetchAnswer::Block(retained.block.bytes().clone());
         }
         self.failed_referrals += u32::from(!alone);
         // Who has neighbours with the blocks gets more of them there, unless that fails again and again.
@@ -372,11 +383,18 @@ impl Sending {
         let room = self.credit.saturating_sub(self.sent);
         let minter = self.minter.as_mut().expect("only a minter's blocks are queued");
         let known = if room >= FRAME_OVERHEAD { minter.known(slice.block.reference()) } else { None };
-        if let Some(reference) = known
+        let guesses = known.is_none() && slice.is_whole() && self.guessing.guesses() && minter.refers();
+        let named = if guesses { Some(*slice.block.reference()) } else { known };
+        if let Some(reference) = named
+            && room >= FRAME_OVERHEAD
             && self.pushing == 0
             && self.retained.push(slice.block.clone())
         {
             self.sent += FRAME_OVERHEAD;
+            if guesses {
+                self.retained.handle_guessed();
+                self.guessing.handle_guess();
+            }
             return self.refer(&slice, reference);
         }
         if room < slice.bytes_at_once() as u64 + FRAME_OVERHEAD {
@@ -384,6 +402,9 @@ impl Sending {
             return None;
         }
         self.pushing = self.pushing.saturating_sub(u32::from(known.is_some()));
+        if known.is_none() && slice.is_whole() {
+            self.guessing.handle_pushed();
+        }
         let frame = if slice.is_whole() { self.push(&slice.block) } else { self.pass_on_slice(slice) };
         self.sent += frame_cost(&frame);
         Some(frame)

@@ -9,7 +9,7 @@ use prometheus::IntGauge;
 use wanigan_parsers::wan::{Frame, RUN_BLOCKS_MAX, SealSpan};
 
 use super::minter::Minter;
-use super::receiving::{Output, Receiving, Violation};
+use super::receiving::{Output, Receiving, Violation, Written};
 use super::sending::Sending;
 use super::window::{CREDIT_BASE, Window};
 use crate::addr::NodeId;
@@ -349,7 +349,7 @@ impl World {
             }
             Output::Store(block) => drop(self.store.insert(*block.reference(), block)),
             Output::SealMissed => flow.missed += 1,
-            Output::Write(bytes, _) => {
+            Output::Write(Written { bytes, .. }) => {
                 assert!(flow.expected.drain(..bytes.len()).eq(bytes.iter().copied()), "other bytes");
                 flow.receiving.handle_written(bytes.len(), now);
             }

@@ -406,7 +406,7 @@ impl Matcher {
     fn begin_run(&mut self, offset: u64, object: Option<Object>) {
         self.tell_all();
         let placed = |object: Object| Object {
-            place: Place::of(&[&self.server, &object.place.0]),
+            place: placed(&self.server, &object.place),
             version: object
                 .version
                 .filter(|_| self.is_released)
@@ -527,7 +527,7 @@ impl Matcher {
             self.kept = Some(cursor.at);
         }
         if !stays && skip == 0 && ends_block {
-            index(&mut map, object.place, offset, block);
+            index(&mut map, object.place, offset, Some(block.digest()), block.bytes());
         }
         self.tell(&mut map, (!stays).then(|| (offset, extent(block, skip, len, released))));
         if cursor.at < cursor.extent_start + u64::from(cursor.extent.len) {
@@ -742,7 +742,7 @@ impl Matcher {
         } else {
             map.learn(&object.place, offset, whole);
         }
-        index(&mut map, object.place, offset, block);
+        index(&mut map, object.place, offset, Some(block.digest()), block.bytes());
         let Some((place, start)) = elsewhere.filter(|(place, _)| *place != object.place) else { return };
         // A copy goes on where the block went on before.
         let next = offset.wrapping_add(block.bytes().len() as u64);
@@ -782,10 +782,17 @@ fn extent(block: &Hashed, skip: usize, len: usize, version: Option<Version>) -> 
     }
 }
 
-/// Has a block found by its digest and its anchors.
-fn index(map: &mut ContentMap, place: Place, offset: u64, block: &Hashed) {
-    map.index(super::prefix(block.digest()), &place, offset);
-    anchors(block.bytes(), |end, key| map.index(key, &place, offset.wrapping_add(end as u64)));
+/// Tells the places of one server from those of another.
+pub(super) fn placed(server: &[u8], place: &Place) -> Place {
+    Place::of(&[server, &place.0])
+}
+
+/// Has bytes found by their anchors, and by a block's digest if they are the whole block.
+pub(super) fn index(map: &mut ContentMap, place: Place, offset: u64, digest: Option<&Digest>, bytes: &[u8]) {
+    if let Some(digest) = digest {
+        map.index(super::prefix(digest), &place, offset);
+    }
+    anchors(bytes, |end, key| map.index(key, &place, offset.wrapping_add(end as u64)));
 }
 
 /// Calls with the anchors of a block; of bytes that are all alike, not with all of them.

@@ -10,7 +10,7 @@ use wanigan::block::{Block, KeyId, Naming, Reference, ServerSecret, tag};
 use wanigan::budget::Budget;
 use wanigan::fetch::plan::{CoreAnswer, FlowKey, Want};
 use wanigan::flow::minter::Minter;
-use wanigan::flow::receiving::{Output, Receiving, Wanted};
+use wanigan::flow::receiving::{Output, Receiving, Wanted, Written};
 use wanigan::flow::sending::Sending;
 use wanigan::flow::window::Window;
 use wanigan::matching::Knowledge;
@@ -272,7 +272,7 @@ impl World {
                     self.want(at, key, &wants);
                 }
                 Output::Store(block) => self.keep(at, block, true),
-                Output::Write(bytes, source) => {
+                Output::Write(Written { bytes, source, .. }) => {
                     let expected = flow.expected.pop_front();
                     assert!(expected.as_ref() == Some(&bytes), "the client gets other bytes");
                     if let Some(Source::Peer | Source::Referral) = source {

@@ -12,7 +12,7 @@ use wanigan::addr::NodeId;
 use wanigan::block::{Block, Digest, Hashed, Naming, Reference, ServerSecret};
 use wanigan::budget::Budget;
 use wanigan::flow::minter::Minter;
-use wanigan::flow::receiving::{Output, Receiving, Wanted};
+use wanigan::flow::receiving::{Output, Receiving, Wanted, Written};
 use wanigan::flow::sending::Sending;
 use wanigan::flow::terms::{Entitlement, Terms};
 use wanigan::flow::window::{CREDIT_BASE, Window};
@@ -134,7 +134,7 @@ impl Node {
                 Output::Store(block) => {
                     site.store(self.sends).insert(*block.reference(), block);
                 }
-                Output::Write(bytes, _) => {
+                Output::Write(Written { bytes, .. }) => {
                     assert!(self.writing.is_empty(), "one write at a time");
                     let mut spans = Vec::new();
                     self.shim.handle_input(self.sends.reverse(), &bytes, &mut spans);
