@@ -48,6 +48,7 @@ fn every_file_the_documents_lead_to_is_there() {
         "SECURITY.md",
         "ARCHITECTURE.md",
         "docs/configuration.md",
+        "docs/matching.md",
         "docs/metrics.md",
         "docs/operation.md",
     ] {
