@@ -30,7 +30,8 @@ fn a_warm_read_of_64_mib_costs_a_few_hundred_bytes() {
     let file = file(1024);
     let mut cold = world.open();
     world.read(&mut cold, &file);
-    assert!(cold.crossed > 64 << 20);
+    // A few blocks are named as questions, and fetched.
+    assert!(cold.crossed > 63 << 20);
     let mut warm = world.open();
     world.read(&mut warm, &file);
     assert!(warm.crossed < 600, "{} bytes", warm.crossed);

@@ -606,7 +606,9 @@ impl Matcher {
             return;
         }
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((extent_start, extent)) = map.after(&object.place, start + 1) else { return };
+        let Some((extent_start, extent)) = map.after(&object.place, start.saturating_add(1)) else {
+            return;
+        };
         let Some(held) = usize::try_from(extent_start - start).ok().filter(|gap| *gap < reach) else {
             return;
         };

@@ -385,12 +385,12 @@ fn file(len: usize, seed: u64) -> Vec<u8> {
 
 #[test]
 fn a_second_read_crosses_as_references() {
-    let file = file(600_000, 5);
+    let file = file(500_000, 5);
     let mut site = site();
-    let cold = run(&http_conversation(&file, &[600_000]), &mut site, 64 << 20, false, &mut Dice::new(1));
-    let warm = run(&http_conversation(&file, &[600_000]), &mut site, 64 << 20, false, &mut Dice::new(2));
+    let cold = run(&http_conversation(&file, &[500_000]), &mut site, 64 << 20, false, &mut Dice::new(1));
+    let warm = run(&http_conversation(&file, &[500_000]), &mut site, 64 << 20, false, &mut Dice::new(2));
     assert_eq!(cold, 0);
-    assert_eq!(warm, 600_000_usize.div_ceil(65_536));
+    assert_eq!(warm, 500_000_usize.div_ceil(65_536));
 }
 
 #[test]
