@@ -275,6 +275,9 @@ impl Matcher {
     /// Passes on everything that is held as soon as loading allows: no more bytes will come.
     pub fn handle_end(&mut self) {
         self.deadline = None;
+        // Now or never: nothing follows the end of a direction.
+        let sealed = self.assemblies.handle_end();
+        sealed.into_iter().for_each(|sealed| self.seal(sealed));
         if !self.run.held.is_empty() {
             self.inputs.push_back((Bytes::new(), SpanKind::Opaque(OpaqueReason::Framing)));
         }

@@ -114,6 +114,11 @@ impl Assemblies {
         if self.deadline.is_none_or(|deadline| deadline > now) {
             return Vec::new();
         }
+        self.handle_end()
+    }
+
+    /// Returns what is sealed because no more bytes come: nothing is to be said of them after that.
+    pub(super) fn handle_end(&mut self) -> Vec<Sealed> {
         self.deadline = None;
         let literal = self.literal;
         self.cells.drain(..).filter_map(|cell| cell.seal(literal)).collect()
