@@ -71,6 +71,7 @@ pub struct Sending {
     /// A run of blocks that may go on with what is read next, and how long it waits for that.
     run: Option<(u64, u16)>,
     run_deadline: Option<Instant>,
+    run_is_due: bool,
 }
 
 #[derive(Debug)]
@@ -128,6 +129,7 @@ impl Sending {
             closing: None,
             run: None,
             run_deadline: None,
+            run_is_due: false,
         }
     }
 
@@ -242,7 +244,9 @@ impl Sending {
         self.matcher.handle_timeout(now);
         self.take_pieces();
         if self.run_deadline.is_some_and(|deadline| deadline <= now) {
-            self.last_activity = self.last_activity.max(now);
+            // It goes out when the stream takes it; until then there is nothing to wake up for.
+            self.run_deadline = None;
+            self.run_is_due = true;
         }
         if self.spare_credit() > 0 && now >= self.last_activity + IDLE && self.queue.is_empty() {
             let spare = self.spare_credit();
@@ -429,7 +433,9 @@ impl Sending {
     fn send_run(&mut self, first: u64, count: u16) -> Option<Frame<Bytes>> {
         let count = self.extend_run(first, count);
         let is_open = usize::from(count) < RUN_BLOCKS_MAX && self.queue.is_empty() && !self.ended;
-        if is_open && self.run_deadline.is_none_or(|deadline| deadline > self.last_activity) {
+        let is_due = mem::take(&mut self.run_is_due)
+            || self.run_deadline.is_some_and(|deadline| deadline <= self.last_activity);
+        if is_open && !is_due {
             self.run = Some((first, count));
             self.run_deadline.get_or_insert(self.last_activity + RUN_HOLD);
             return None;
