@@ -368,14 +368,15 @@ impl Sending {
     fn take_slice(&mut self, slice: &matcher::Slice) {
         let minter = self.minter.as_mut().expect("who takes slices names them");
         let (block, older) = minter.mint(slice.block.clone());
-        let is_named = self.pushing == 0
-            && minter.may_name_part(slice.block.digest(), slice.same_version)
+        let can_be_named = minter.may_name_part(slice.block.digest(), slice.same_version)
             && minter.known(block.reference()).is_some();
-        if is_named {
+        if can_be_named && self.pushing == 0 {
             let narrow = |len: usize| u32::try_from(len).expect("a block is far below 4 GiB");
             let (skip, len) = (narrow(slice.skip), narrow(slice.len));
             self.queue.push_back(Queued::Slice(Slice { block, older, skip, len }));
         } else {
+            // A flow whose reads are smaller than blocks has nothing else that counts.
+            self.pushing = self.pushing.saturating_sub(u32::from(can_be_named));
             self.pass_on(slice.bytes(), OpaqueReason::Piecemeal);
             self.matcher.handle_denied(slice);
         }
