@@ -662,6 +662,20 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_is_due_wakes_nobody_while_the_stream_does_not_take_it() {
+        let mut sending = core_half(1 << 20);
+        read(&mut sending, 1);
+        sending.poll_frame();
+        sending.handle_progress(0, 1, 0);
+        read(&mut sending, 1);
+        assert_eq!(sending.poll_frame(), None);
+        let due = sending.poll_timeout().expect("the run waits for a moment only");
+        sending.handle_timeout(due);
+        assert!(sending.poll_timeout().is_none_or(|at| at > due));
+        assert_eq!(sending.poll_frame(), Some(Frame::Run { first: 0, count: 1 }));
+    }
+
+    #[test]
     fn credit_beyond_all_measure_is_no_fault_of_arithmetic() {
         let mut sending = core_half(1 << 20);
         sending.handle_progress(u64::MAX, u64::MAX, u64::MAX);
