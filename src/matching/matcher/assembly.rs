@@ -156,7 +156,7 @@ impl Assemblies {
     }
 
     fn begin(&self, object: Object, cell: u64) -> Option<Assembly> {
-        let room = self.budget.reserve(CELL_BYTES as u64)?;
+        let room = self.budget.reserve_spare(CELL_BYTES as u64)?;
         let (bytes, parts) = (Vec::new(), Vec::new());
         Some(Assembly { object, cell, bytes, parts, end: None, _room: room })
     }
