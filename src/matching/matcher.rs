@@ -353,7 +353,13 @@ impl Matcher {
                 return;
             }
             self.flush = None;
-            let Some((bytes, kind)) = self.inputs.pop_front() else { return };
+            let Some((bytes, kind)) = self.inputs.pop_front() else {
+                if self.run.held.is_empty() {
+                    // A flow that has nothing to say keeps no buffer.
+                    self.run.held = BytesMut::new();
+                }
+                return;
+            };
             match kind {
                 SpanKind::Content { offset, last, end, object } => {
                     self.handle_content(bytes, offset, last, end, object);
