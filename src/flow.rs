@@ -482,7 +482,11 @@ impl Flow {
                 continue;
             }
             let blocks = self.blocks.clone();
-            jobs.spawn(async move { Job::Loaded(digest, blocks.peek(&digest, len).await) });
+            jobs.spawn(async move {
+                // Bytes of the leg wait for it: a disk that hangs is a disk that does not have the block.
+                let block = timeout(LOOK_UP_DEADLINE, blocks.peek(&digest, len)).await;
+                Job::Loaded(digest, block.ok().flatten())
+            });
         }
     }
 

@@ -71,6 +71,7 @@ pub struct Sending {
     /// A run of blocks that may go on with what is read next, and how long it waits for that.
     run: Option<(u64, u16)>,
     run_deadline: Option<Instant>,
+    run_is_due: bool,
 }
 
 #[derive(Debug)]
@@ -128,6 +129,7 @@ impl Sending {
             closing: None,
             run: None,
             run_deadline: None,
+            run_is_due: false,
         }
     }
 
@@ -242,7 +244,9 @@ impl Sending {
         self.matcher.handle_timeout(now);
         self.take_pieces();
         if self.run_deadline.is_some_and(|deadline| deadline <= now) {
-            self.last_activity = self.last_activity.max(now);
+            // It goes out when the stream takes it; until then there is nothing to wake up for.
+            self.run_deadline = None;
+            self.run_is_due = true;
         }
         if self.spare_credit() > 0 && now >= self.last_activity + IDLE && self.queue.is_empty() {
             let spare = self.spare_credit();
@@ -364,14 +368,15 @@ impl Sending {
     fn take_slice(&mut self, slice: &matcher::Slice) {
         let minter = self.minter.as_mut().expect("who takes slices names them");
         let (block, older) = minter.mint(slice.block.clone());
-        let is_named = self.pushing == 0
-            && minter.may_name_part(slice.block.digest(), slice.same_version)
+        let can_be_named = minter.may_name_part(slice.block.digest(), slice.same_version)
             && minter.known(block.reference()).is_some();
-        if is_named {
+        if can_be_named && self.pushing == 0 {
             let narrow = |len: usize| u32::try_from(len).expect("a block is far below 4 GiB");
             let (skip, len) = (narrow(slice.skip), narrow(slice.len));
             self.queue.push_back(Queued::Slice(Slice { block, older, skip, len }));
         } else {
+            // A flow whose reads are smaller than blocks has nothing else that counts.
+            self.pushing = self.pushing.saturating_sub(u32::from(can_be_named));
             self.pass_on(slice.bytes(), OpaqueReason::Piecemeal);
             self.matcher.handle_denied(slice);
         }
@@ -429,7 +434,9 @@ impl Sending {
     fn send_run(&mut self, first: u64, count: u16) -> Option<Frame<Bytes>> {
         let count = self.extend_run(first, count);
         let is_open = usize::from(count) < RUN_BLOCKS_MAX && self.queue.is_empty() && !self.ended;
-        if is_open && self.run_deadline.is_none_or(|deadline| deadline > self.last_activity) {
+        let is_due = mem::take(&mut self.run_is_due)
+            || self.run_deadline.is_some_and(|deadline| deadline <= self.last_activity);
+        if is_open && !is_due {
             self.run = Some((first, count));
             self.run_deadline.get_or_insert(self.last_activity + RUN_HOLD);
             return None;
@@ -652,6 +659,20 @@ mod tests {
         assert_eq!(sending.sent + CREDIT_BASE, 10 << 20);
         assert!(spare > 9 << 20);
         assert_eq!(sending.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_run_that_is_due_wakes_nobody_while_the_stream_does_not_take_it() {
+        let mut sending = core_half(1 << 20);
+        read(&mut sending, 1);
+        sending.poll_frame();
+        sending.handle_progress(0, 1, 0);
+        read(&mut sending, 1);
+        assert_eq!(sending.poll_frame(), None);
+        let due = sending.poll_timeout().expect("the run waits for a moment only");
+        sending.handle_timeout(due);
+        assert!(sending.poll_timeout().is_none_or(|at| at > due));
+        assert_eq!(sending.poll_frame(), Some(Frame::Run { first: 0, count: 1 }));
     }
 
     #[test]

@@ -275,6 +275,9 @@ impl Matcher {
     /// Passes on everything that is held as soon as loading allows: no more bytes will come.
     pub fn handle_end(&mut self) {
         self.deadline = None;
+        // Now or never: nothing follows the end of a direction.
+        let sealed = self.assemblies.handle_end();
+        sealed.into_iter().for_each(|sealed| self.seal(sealed));
         if !self.run.held.is_empty() {
             self.inputs.push_back((Bytes::new(), SpanKind::Opaque(OpaqueReason::Framing)));
         }
@@ -350,7 +353,13 @@ impl Matcher {
                 return;
             }
             self.flush = None;
-            let Some((bytes, kind)) = self.inputs.pop_front() else { return };
+            let Some((bytes, kind)) = self.inputs.pop_front() else {
+                if self.run.held.is_empty() {
+                    // A flow that has nothing to say keeps no buffer.
+                    self.run.held = BytesMut::new();
+                }
+                return;
+            };
             match kind {
                 SpanKind::Content { offset, last, end, object } => {
                     self.handle_content(bytes, offset, last, end, object);

@@ -114,6 +114,11 @@ impl Assemblies {
         if self.deadline.is_none_or(|deadline| deadline > now) {
             return Vec::new();
         }
+        self.handle_end()
+    }
+
+    /// Returns what is sealed because no more bytes come: nothing is to be said of them after that.
+    pub(super) fn handle_end(&mut self) -> Vec<Sealed> {
         self.deadline = None;
         let literal = self.literal;
         self.cells.drain(..).filter_map(|cell| cell.seal(literal)).collect()
@@ -151,7 +156,7 @@ impl Assemblies {
     }
 
     fn begin(&self, object: Object, cell: u64) -> Option<Assembly> {
-        let room = self.budget.reserve(CELL_BYTES as u64)?;
+        let room = self.budget.reserve_spare(CELL_BYTES as u64)?;
         let (bytes, parts) = (Vec::new(), Vec::new());
         Some(Assembly { object, cell, bytes, parts, end: None, _room: room })
     }

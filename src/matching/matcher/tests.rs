@@ -147,6 +147,24 @@ fn what_the_server_paused_in_is_sealed_when_the_cell_is_whole() {
     assert_eq!(spans, [SealSpan { offset: 0, len: 65_536 }]);
 }
 
+#[test]
+fn what_stands_at_the_end_is_sealed_then_and_nothing_later() {
+    let site = Site::new();
+    let file = File::random(1, CELL_BYTES);
+    let mut matcher = site.matcher();
+    let now = Instant::now();
+    let kind = SpanKind::Content { offset: 0, last: true, end: false, object: file.object() };
+    matcher.handle_input(file.bytes.slice_of(0, 2_000), &[Span { len: 2_000, kind }]);
+    assert!(matches!(matcher.poll_piece(), Some(Piece::Opaque(..))));
+    matcher.handle_wait(now);
+    matcher.handle_end();
+    assert!(matches!(matcher.poll_piece(), Some(Piece::Seal(..))));
+    assert!(matcher.is_empty());
+    assert_eq!(matcher.poll_timeout(), None);
+    matcher.handle_timeout(now + Duration::from_secs(9));
+    assert_eq!(matcher.poll_piece(), None);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
