@@ -166,6 +166,8 @@ struct Search {
     near: HashMap<u64, (Place, u64)>,
     /// Where the map's own word for this offset led to nothing.
     hint_tried: Option<u64>,
+    /// Where in the source the cursor was lost.
+    lost: Option<(Place, u64)>,
     /// Where the map's word for an offset further on led to nothing.
     gap_tried: Option<u64>,
     candidate: Option<Candidate>,
@@ -558,7 +560,8 @@ impl Matcher {
         }
         let taken = if equal >= SLICE_BYTES_MIN { equal } else { 0 };
         self.cursor = None;
-        let mut search = Search { hint_tried: Some(self.start()), ..Search::default() };
+        let lost = Some((source, at + taken as u64));
+        let mut search = Search { hint_tried: Some(self.start()), lost, ..Search::default() };
         // The place is likely to be found again in the rest of the same block.
         let from = (skip + taken).saturating_sub(ANCHOR_BYTES);
         let base = at.wrapping_sub(skip as u64);
@@ -604,7 +607,8 @@ impl Matcher {
         self.cursor.is_some()
     }
 
-    /// Looks where the map has content of the same place again, once enough is held to tell.
+    /// Looks where the map has content again, behind where the cursor was lost or at the same place, once enough is
+    /// held to tell: what lies between was too short to be made a block.
     fn look_beyond_gap(&mut self) {
         let (start, held, Some(object)) = (self.start(), self.run.held.len(), self.run.object) else {
             return;
@@ -615,14 +619,12 @@ impl Matcher {
             return;
         }
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((extent_start, extent)) = map.after(&object.place, start.saturating_add(1)) else {
-            return;
-        };
-        let Some(held) = usize::try_from(extent_start - start).ok().filter(|gap| *gap < reach) else {
-            return;
-        };
-        self.search.gap_tried = Some(start);
-        let source = object.place;
+        let (source, from) = self.search.lost.unwrap_or((object.place, start));
+        let next = map.after(&source, from.saturating_add(1));
+        let gap = next.and_then(|(next, _)| usize::try_from(next - from).ok()).filter(|gap| *gap < reach);
+        let (Some(held), Some((extent_start, extent))) = (gap, next) else { return };
+        self.search.gap_tried =
+            self.search.lost.take().is_none_or(|lost| lost == (object.place, start)).then_some(start);
         self.search.candidate = Some(Candidate { held, within: 0, before: 0, source, extent_start, extent });
     }
 

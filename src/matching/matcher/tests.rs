@@ -57,6 +57,25 @@ fn of_an_edited_file_little_more_than_the_edits_is_new() {
 }
 
 #[test]
+fn edits_upon_edits_cost_little_more_than_themselves() {
+    let mut site = Site::new();
+    let file = File::random(1, 16_000_000);
+    site.read(&file, &pieces(file.len(), 8 << 20));
+    let mut edited = file.clone();
+    for round in 1..4 {
+        let mut inserted = 0;
+        for n in 0..24 {
+            let (at, len) = (n * 650_000 + 12_345 * round, 1 + (n * 379 + 977) % 2_000);
+            edited.insert(at, len, (n + 100 * round) as u64);
+            inserted += len;
+        }
+        let seen = site.read(&edited, &pieces(edited.len(), 8 << 20));
+        let new = edited.len() - seen.matched;
+        assert!(new <= inserted + 24 * 300, "round {round}: {inserted} bytes inserted, {new} new ones");
+    }
+}
+
+#[test]
 fn bytes_that_were_taken_out_or_written_over_do_not_cost_the_rest() {
     let mut site = Site::new();
     let file = File::random(1, 1_000_000);
