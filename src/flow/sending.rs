@@ -420,7 +420,7 @@ impl Sending {
         let Slice { older, skip, len, .. } = *slice;
         let minter = self.minter.as_ref().expect("only a minter's blocks are queued");
         match minter.number(&reference) {
-            Some(first) if slice.is_whole() => return self.send_run(first, 1),
+            Some(first) if slice.is_whole() => self.send_run(first, 1),
             Some(number) => Some(Frame::Slice { number, skip, len }),
             None => {
                 let number = minter.introduce(&reference);

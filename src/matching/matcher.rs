@@ -707,7 +707,7 @@ impl Matcher {
             return;
         };
         let ends_cell = room(offset) == len || (is_all && self.run.end);
-        let begins_cell = offset % CELL_BYTES as u64 == 0;
+        let begins_cell = offset.is_multiple_of(CELL_BYTES as u64);
         // What lies between matches is a block of its own: it will lie there the next time, too.
         let is_block = if begins_cell && ends_cell {
             len >= BLOCK_BYTES_MIN
