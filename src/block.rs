@@ -210,7 +210,7 @@ impl ServerSecret {
     pub fn mint_hashed(&self, content: Hashed) -> Block {
         let Hashed { digest, bytes } = content;
         let Named { key, secret } = self.name(&digest);
-        let len = u32::try_from(bytes.len()).expect("a splitter makes blocks far below 4 GiB");
+        let len = u32::try_from(bytes.len()).expect("a matcher makes blocks far below 4 GiB");
         Block { reference: Reference { digest, secret, key, len }, bytes }
     }
 

@@ -148,7 +148,7 @@ impl Shared {
     }
 }
 
-/// A cell of the splitter's grid.
+/// A cell of the matcher's grid.
 const EXTENT_BYTES: u64 = 64 << 10;
 const EXTENTS_MIN: usize = 4096;
 /// 64 GiB of content, some 150 MiB of memory when full.

@@ -113,12 +113,6 @@ struct Port {
 }
 
 impl Blocks {
-    /// Makes the blocks of a node that has its store alone.
-    #[must_use]
-    pub fn of(store: Store) -> Self {
-        Self { store, own: None, fetcher: None }
-    }
-
     /// Starts the task of a core that fetches from one edge what its uploads refer to. It ends with the last handle.
     ///
     /// Each edge has its own, so that one that is slow or lies is waited for by its own flows alone.

@@ -16,10 +16,3 @@ pub mod uploads;
 
 pub use map::{ContentMap, Extent};
 pub use record::{Knowledge, Record};
-
-use crate::block::Digest;
-
-/// Stands for a digest where a wrong guess costs little: one fetch, or one comparison.
-fn prefix(digest: &Digest) -> u64 {
-    u64::from_le_bytes(digest.0[..8].try_into().expect("a digest has 32 bytes"))
-}

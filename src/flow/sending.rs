@@ -1,8 +1,8 @@
 //! The sending half of a flow: bytes of the local leg in, frames for the link out. No I/O.
 //!
 //! A shim's spans go through the matcher; each block then becomes a REF, if the other side has it or can get it from
-//! a neighbour (`minter.rs`), or DATA. Which of the two is decided at the moment it is sent, so that of several flows that read the
-//! same new file only one sends each block. The bytes behind a REF are retained until the other side acknowledged it:
+//! a neighbour (`minter.rs`), or DATA. Which of the two is decided at the moment it is sent, so that of several flows
+//! that read the same new file only one sends each block. The bytes behind a REF are retained until the other side acknowledged it:
 //! they cannot be read again, since we have no credentials at the server.
 //!
 //! Limits: at `retain` bytes the flow's leg is not read until acknowledgements come. Where the node's budget has no
@@ -286,7 +286,7 @@ impl Sending {
         }
     }
 
-    /// Returns the next block that went out in full, for this node's store.
+    /// Returns the next block that was new or was sealed, for this node's store.
     ///
     /// To be called until there is none after each call of [`Sending::poll_frame`].
     pub fn poll_kept(&mut self) -> Option<Block> {
@@ -464,7 +464,8 @@ impl Sending {
             Some(Queued::Slice(_) | Queued::Seal { .. } | Queued::Frame(_)) | None => return false,
         };
         let reference = block.reference();
-        self.credit.saturating_sub(self.sent) >= FRAME_OVERHEAD
+        self.pushing == 0
+            && self.credit.saturating_sub(self.sent) >= FRAME_OVERHEAD
             && minter.number(reference) == Some(number)
             && minter.known(reference).is_some()
             && self.retained.push(block.clone())

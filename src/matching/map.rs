@@ -367,7 +367,7 @@ impl ContentMap {
     }
 }
 
-/// Returns the key under which a block is found by its digest.
+/// Stands for a digest where a wrong guess costs little: one fetch, or one comparison.
 #[must_use]
 pub fn digest_key(digest: &Digest) -> u64 {
     u64::from_le_bytes(digest.0[..8].try_into().expect("a digest has 32 bytes"))

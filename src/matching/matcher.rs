@@ -26,7 +26,7 @@ use bytes::{Bytes, BytesMut};
 use wanigan_parsers::wan::SealSpan;
 
 use super::anchors::{ANCHOR_BYTES, Gear};
-use super::map::{ContentMap, Extent};
+use super::map::{ContentMap, Extent, digest_key};
 use crate::block::{Digest, Hashed};
 use crate::budget::Budget;
 use crate::fault::OpaqueReason;
@@ -748,7 +748,7 @@ impl Matcher {
     fn learn(&mut self, object: Object, offset: u64, block: &Hashed) {
         let map = Arc::clone(&self.map);
         let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
-        let elsewhere = map.find(super::prefix(block.digest()));
+        let elsewhere = map.find(digest_key(block.digest()));
         let whole = extent(block, 0, block.bytes().len(), object.version);
         if self.run.object == Some(object) {
             self.tell(&mut map, Some((offset, whole)));
@@ -803,7 +803,7 @@ pub(super) fn placed(server: &[u8], place: &Place) -> Place {
 /// Has bytes found by their anchors, and by a block's digest if they are the whole block.
 pub(super) fn index(map: &mut ContentMap, place: Place, offset: u64, digest: Option<&Digest>, bytes: &[u8]) {
     if let Some(digest) = digest {
-        map.index(super::prefix(digest), &place, offset);
+        map.index(digest_key(digest), &place, offset);
     }
     anchors(bytes, |end, key| map.index(key, &place, offset.wrapping_add(end as u64)));
 }

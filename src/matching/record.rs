@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
-use super::prefix as entry;
+use super::map::digest_key as entry;
 use crate::block::Digest;
 
 /// What is known of one block at one edge.
