@@ -1,5 +1,6 @@
 //! Real connections through an edge and a core on loopback: limits, resets, and what they leave behind.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -279,21 +280,25 @@ async fn flooding_server() -> (SocketAddr, mpsc::Receiver<(bool, usize)>) {
                 let (mut read, mut write) = stream.into_split();
                 let flood = tokio::spawn(async move {
                     let mut sent = 0;
-                    while sent < FLOOD && write.write_all(&[7; 65_536]).await.is_ok() {
+                    while sent < FLOOD {
+                        if let Err(error) = write.write_all(&[7; 65_536]).await {
+                            return (sent, error.kind() == io::ErrorKind::ConnectionReset);
+                        }
                         sent += 65_536;
                     }
-                    sent
+                    (sent, false)
                 });
                 let mut bytes = [0; 16];
-                let reset = loop {
+                let reset_read = loop {
                     match read.read(&mut bytes).await {
                         Ok(0) => break false,
                         Ok(_) => {}
                         Err(_) => break true,
                     }
                 };
-                let sent = flood.await.unwrap_or(0);
-                let _ = ends.send((reset, sent)).await;
+                // The kernel tells of a reset once: to the write or to the read, whichever comes first.
+                let (sent, reset_write) = flood.await.expect("it does not panic");
+                let _ = ends.send((reset_read || reset_write, sent)).await;
             });
         }
     });
