@@ -13,6 +13,7 @@ use wanigan_lab::clients::programs::Program;
 use wanigan_lab::scenario;
 use wanigan_lab::wan::Shape;
 
+mod ask_or_push;
 mod cold;
 mod eight_clients;
 mod inserts;
@@ -31,7 +32,7 @@ use report::{Report, Target};
 /// A scenario's name, and what measures it with files of so many bytes.
 type Scenario = (&'static str, fn(usize) -> Result<Report>);
 
-const SCENARIOS: [Scenario; 8] = [
+const SCENARIOS: [Scenario; 9] = [
     ("reads", reads::measure),
     ("eight-clients", eight_clients::measure),
     ("inserts", inserts::measure),
@@ -40,6 +41,7 @@ const SCENARIOS: [Scenario; 8] = [
     ("cold", cold::measure),
     ("text", text::measure),
     ("small-files", small_files::measure),
+    ("ask-or-push", ask_or_push::measure),
 ];
 
 fn main() -> Result<()> {
