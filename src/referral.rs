@@ -16,6 +16,7 @@ use wanigan_parsers::wan::Referral;
 
 use crate::addr::NodeId;
 use crate::block::Digest;
+use crate::matching::asking::Asking;
 use crate::matching::uploads::Crossed;
 use crate::matching::{Knowledge, Record};
 use crate::pki::SiteName;
@@ -37,6 +38,8 @@ pub struct Holder {
     id: NodeId,
     site: SiteName,
     record: Record,
+    /// What its flows asked of what the record does not say.
+    asking: Arc<Mutex<Asking>>,
     /// What it uploaded. It keeps such blocks, but under no name that others could ask it by.
     given: Record,
     crossed: Crossed,
@@ -82,7 +85,15 @@ impl Holders {
         let new = || {
             let blocks = self.blocks_each;
             let (record, given, crossed) = (Record::new(blocks), Record::new(blocks), Crossed::new(blocks));
-            Arc::new(Holder { id, site: site.clone(), record, given, crossed, presence: Mutex::default() })
+            Arc::new(Holder {
+                id,
+                site: site.clone(),
+                record,
+                asking: Arc::default(),
+                given,
+                crossed,
+                presence: Mutex::default(),
+            })
         };
         let holder = edges.entry(id).or_insert_with(new);
         if holder.site != *site {
@@ -157,6 +168,7 @@ impl Holder {
     /// Notes which store the edge has.
     pub fn handle_store(&self, store: [u8; 16]) {
         self.record.handle_store(store);
+        *self.asking.lock().unwrap_or_else(PoisonError::into_inner) = Asking::default();
         self.given.handle_store(store);
     }
 
@@ -190,6 +202,12 @@ impl Neighbours {
     #[must_use]
     pub fn record(&self) -> &Record {
         &self.own.record
+    }
+
+    /// Returns what the edge's flows asked so far.
+    #[must_use]
+    pub fn asking(&self) -> Arc<Mutex<Asking>> {
+        Arc::clone(&self.own.asking)
     }
 
     /// Notes that the edge is told of the block.

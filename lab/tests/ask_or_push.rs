@@ -17,6 +17,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_millis(100);
 const WAN: Shape = Shape::new(100, Duration::from_millis(10));
 const LENGTH: usize = 24 << 20;
+const FILES: usize = 192;
 
 #[test]
 fn a_core_that_was_restarted_asks_and_learns_that_the_edge_has_what_is_read() {
@@ -33,6 +34,34 @@ fn a_core_that_was_restarted_asks_and_learns_that_the_edge_has_what_is_read() {
         println!("{first:.2} % after the restart, {second:.2} % after that");
         ensure!(first <= 5.0, "{first:.2} % crossed after the core's restart");
         ensure!(second <= 1.0, "{second:.2} % crossed when the core knew better");
+        nothing_went_direct(&pair)
+    });
+}
+
+#[test]
+fn a_core_that_was_restarted_asks_for_small_files_of_a_connection_each_as_for_one_large_file() {
+    scenario!(["nginx", "curl", "nft", "wanigan"], 1, WAN, |lab| {
+        let nginx = Nginx::start(lab)?;
+        let mut pair = Pair::start(lab, Mode::Tproxy, Memory::PLENTY)?;
+        let names: Vec<String> = (0..FILES).map(|number| format!("file{number}")).collect();
+        let write = |(number, name): (usize, &String)| {
+            content::write(&nginx.files().join(name), 9300 + number as u64, LENGTH / FILES)
+        };
+        let digests = names.iter().enumerate().map(write).collect::<Result<Vec<_>>>()?;
+        let curl = Curl::new(lab.client(0), lab.directory());
+        let read = || {
+            percent(lab, || {
+                let received = curl.get_each(&names, LIMIT)?;
+                received.iter().zip(&digests).try_for_each(|(received, digest)| received.expect(*digest))
+            })
+        };
+        let cold = read()?;
+        ensure!(cold >= 100.0, "a cold read crossed with {cold:.2} %: it was not cold");
+        pair.restart_core()?;
+        let (first, second) = (read()?, read()?);
+        println!("{first:.2} % after the restart, {second:.2} % after that");
+        ensure!(first <= 10.0, "{first:.2} % crossed after the core's restart");
+        ensure!(second <= 5.0, "{second:.2} % crossed when the core knew better");
         nothing_went_direct(&pair)
     });
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use wanigan_parsers::wan::Referral;
 
+use super::guessing::Guessing;
 use crate::addr::NodeId;
 use crate::block::{Block, Digest, Hashed, Named, Naming, Reference, ServerSecret};
 use crate::matching::Knowledge;
@@ -159,6 +160,15 @@ impl Minter {
                 neighbours.handle_missed(digest);
             }
             Self::Edge { known, .. } => known.forget(digest),
+        }
+    }
+
+    /// Returns what a new flow knows of the blocks of which nothing is known.
+    #[must_use]
+    pub fn guessing(&self) -> Guessing {
+        match self {
+            Self::Core { neighbours, .. } => Guessing::new(neighbours.asking()),
+            Self::Edge { .. } => Guessing::default(),
         }
     }
 

@@ -108,6 +108,7 @@ impl Sending {
         credit: u64,
         now: Instant,
     ) -> Self {
+        let guessing = minter.as_ref().map(Minter::guessing).unwrap_or_default();
         Self {
             minter,
             matcher,
@@ -124,7 +125,7 @@ impl Sending {
             pushing: 0,
             push_length: PUSH_AFTER_MISS / 2,
             failed_referrals: 0,
-            guessing: Guessing::default(),
+            guessing,
             ended: false,
             closing: None,
             run: None,

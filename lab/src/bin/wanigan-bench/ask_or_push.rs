@@ -7,7 +7,7 @@
 //! that it asked the core for it, and *pushed* what came in blocks of itself. The rest is pieces that are no block.
 //!
 //! Of one large file, by SMB, of which a flow carries it all; and of small ones by HTTP, of which each has a flow of its own
-//! that ends before an answer could come. A node that was restarted has a new link, and QUIC begins on it by sending faster
+//! that ends before it would ask. A node that was restarted has a new link, and QUIC begins on it by sending faster
 //! than the line, until that drops some: up to 900 KB more cross once, whatever is read.
 
 use anyhow::{Result, ensure};
@@ -111,8 +111,12 @@ fn add(report: &mut Report, prefix: &str, content: Content, all: Vec<Reads>) -> 
         report.row(cells.into_iter().chain(shares));
         let percent = cost.percent(content.bytes());
         match (state, content) {
-            (State::CoreRestarted, Content::Large) => {
-                report.at_most(5.0, percent, &format!("{name}, link bytes in percent of the payload"));
+            (State::CoreRestarted, _) => {
+                report.at_most(
+                    content.restart_percent_max(),
+                    percent,
+                    &format!("{name}, link bytes in percent of the payload"),
+                );
             }
             (State::StoreEmptied | State::StoreLost | State::StoreTooSmall, _) => {
                 report.at_most(1.05, bytes, &format!("{name}, bytes to cold"));
@@ -162,6 +166,15 @@ impl Content {
         match self {
             Self::Large => LARGE,
             Self::Small => FILES * SMALL,
+        }
+    }
+
+    /// Returns how much may cross after a restart of the core, in percent of the payload: eight blocks that go before the
+    /// first question, what follows them until it is answered, and the headers of each small file.
+    fn restart_percent_max(self) -> f64 {
+        match self {
+            Self::Large => 5.0,
+            Self::Small => 15.0,
         }
     }
 
