@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::process::{Process, finish};
+use crate::servers::serve;
 use crate::topology::{Lab, SERVER_V4, SERVER_V6};
 
 /// Whether the server signs.
@@ -62,10 +63,8 @@ impl Smbd {
         let mut command = lab.server().command("smbd");
         command.args(["--foreground", "--no-process-group", "--configfile"]).arg(&configuration);
         command.arg("--log-basename").arg(home.join("log"));
-        let process = lab.server().spawn("smbd", &mut command)?;
-        for address in [SocketAddr::from((SERVER_V4, PORT)), SocketAddr::from((SERVER_V6, PORT))] {
-            lab.server().wait_for_port(address, Duration::from_secs(20))?;
-        }
+        let addresses = [SocketAddr::from((SERVER_V4, PORT)), SocketAddr::from((SERVER_V6, PORT))];
+        let process = serve(lab, "smbd", &mut command, &addresses)?;
         Ok(Self { share, archive, _process: process })
     }
 
