@@ -178,6 +178,23 @@ impl ContentMap {
         self.keys.insert(key, *place, offset);
     }
 
+    /// Has content found by its anchors ([`anchors::of_block`](super::anchors::of_block)), and by its digest if it is
+    /// a whole block.
+    pub fn index_all(
+        &mut self,
+        place: &Place,
+        offset: u64,
+        digest: Option<&Digest>,
+        anchors: &[(usize, u64)],
+    ) {
+        if let Some(digest) = digest {
+            self.index(digest_key(digest), place, offset);
+        }
+        for (end, key) in anchors {
+            self.index(*key, place, offset.wrapping_add(*end as u64));
+        }
+    }
+
     /// Returns where content was that the key names. It may be gone, or other content.
     pub fn find(&mut self, key: u64) -> Option<(Place, u64)> {
         self.keys.find(key)

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use std::sync::PoisonError;
 
+use super::anchors;
 use super::map::Extent;
 use super::matcher::{self, MapHandle};
 use crate::block::Digest;
@@ -59,14 +60,11 @@ impl Observer {
                 });
                 if !is_known {
                     map.learn(&place, offset, extent);
-                    let part = bytes.slice(at..at + span.len);
-                    matcher::index(
-                        &mut map,
-                        place,
-                        offset,
-                        (len == origin.block_len).then_some(&origin.digest),
-                        &part,
-                    );
+                    drop(map);
+                    let anchors = anchors::of_block(&bytes[at..at + span.len]);
+                    let digest = (len == origin.block_len).then_some(&origin.digest);
+                    let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+                    map.index_all(&place, offset, digest, &anchors);
                 }
             }
             at += span.len;
