@@ -24,6 +24,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
+use std::sync::{Arc, Mutex};
 
 use crate::block::Digest;
 use crate::object::{Place, Version};
@@ -49,6 +50,9 @@ pub struct Extent {
     /// A version of the object in which every byte of the *block* was released at this place.
     pub version: Option<Version>,
 }
+
+/// Where blocks are known to be; shared by the flows of a node.
+pub type MapHandle = Arc<Mutex<ContentMap>>;
 
 /// Which blocks explain which bytes of which objects.
 #[derive(Debug)]

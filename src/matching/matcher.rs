@@ -22,10 +22,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use wanigan_parsers::wan::SealSpan;
 
 use super::anchors::{self, ANCHOR_BYTES};
-use super::map::{ContentMap, Extent, digest_key};
+use super::map::{ContentMap, Extent, MapHandle, digest_key};
 use crate::block::{Digest, Hashed};
 use crate::budget::Budget;
 use crate::fault::OpaqueReason;
@@ -33,11 +32,15 @@ use crate::object::{Object, Place, Version};
 use crate::shim::{Span, SpanKind};
 
 mod assembly;
+mod cursor;
 mod news;
+mod piece;
 mod search;
 
 use self::assembly::{Assemblies, Sealed};
+use self::cursor::Cursor;
 use self::news::News;
+pub use self::piece::{Piece, Slice};
 use self::search::{Candidate, Near, Search, Trust, common_prefix};
 
 /// Bytes of a cell of the grid, and so the longest block the matcher makes.
@@ -58,50 +61,6 @@ pub const HOLD: Duration = Duration::from_millis(20);
 
 /// Bytes that wait while a block is loaded before no more of the leg is read.
 const WAITING_BYTES_MAX: usize = 128 << 10;
-
-/// Bytes of a direction, matched and cut.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
-    /// To be passed on as they are.
-    Opaque(Bytes, OpaqueReason),
-    /// A block of which every byte has just been read and that nothing was known of.
-    New(Hashed),
-    /// A block of which every byte has just been read, where the map said.
-    Whole(Hashed),
-    /// A part of a block, read just now.
-    Slice(Slice),
-    /// These bytes, passed on as they were before, are a block.
-    Seal(Hashed, Vec<SealSpan>),
-}
-
-/// A part of a block that the store has, equal to bytes that were read just now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slice {
-    /// The block.
-    pub block: Hashed,
-    /// Where in the block the part begins.
-    pub skip: usize,
-    /// Its length.
-    pub len: usize,
-    /// Whether every byte of the block was released at this place in this version.
-    pub same_version: bool,
-    /// What was read, and where in it.
-    object: Object,
-    offset: u64,
-    /// Where in the direction the part is.
-    at: u64,
-}
-
-impl Slice {
-    /// Returns the part's bytes.
-    #[must_use]
-    pub fn bytes(&self) -> Bytes {
-        self.block.bytes().slice(self.skip..self.skip + self.len)
-    }
-}
-
-/// Where blocks are known to be; shared by the flows of a node.
-pub type MapHandle = Arc<Mutex<ContentMap>>;
 
 /// Matches and cuts one direction of a flow.
 #[derive(Debug)]
@@ -142,19 +101,6 @@ struct Run {
     next: u64,
     /// The object has no bytes from there on.
     end: bool,
-}
-
-/// Where in known content the held bytes are thought to be.
-#[derive(Debug)]
-struct Cursor {
-    source: Place,
-    /// Offset in the source of the first byte held.
-    at: u64,
-    extent_start: u64,
-    extent: Extent,
-    block: Option<Hashed>,
-    /// The block was matched from its first byte on.
-    from_start: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -389,7 +335,7 @@ impl Matcher {
     fn begin_run(&mut self, offset: u64, object: Option<Object>) {
         self.tell_all();
         let placed = |object: Object| Object {
-            place: placed(&self.server, &object.place),
+            place: object.place.at(&self.server),
             version: object
                 .version
                 .filter(|_| self.is_released)
@@ -432,9 +378,7 @@ impl Matcher {
     fn follow(&mut self) -> bool {
         let cursor = self.cursor.as_mut().expect("who follows has a cursor");
         let (extent, flushes) = (cursor.extent, self.flush.is_some());
-        let skip =
-            extent.skip as usize + usize::try_from(cursor.at - cursor.extent_start).expect("in a block");
-        let left = (extent.skip + extent.len) as usize - skip;
+        let (skip, left, whole) = (cursor.skip(), cursor.left(), cursor.is_at_whole_block());
         let held = self.run.held.len();
         if let Some(block) = cursor.block.clone() {
             let reach = left.min(held);
@@ -449,7 +393,6 @@ impl Matcher {
             self.take_slice(&block, skip, reach);
             return true;
         }
-        let whole = skip == 0 && left == extent.block_len as usize;
         if held < left && !flushes {
             return false;
         }
@@ -699,13 +642,6 @@ impl Drop for Matcher {
     }
 }
 
-impl Cursor {
-    fn at(map: &mut ContentMap, source: Place, at: u64) -> Option<Self> {
-        let (extent_start, extent) = map.at(&source, at)?;
-        Some(Self { source, at, extent_start, extent, block: None, from_start: false })
-    }
-}
-
 fn extent(block: &Hashed, skip: usize, len: usize, version: Option<Version>) -> Extent {
     let narrow = |len: usize| u32::try_from(len).expect("a block is far below 4 GiB");
     Extent {
@@ -715,11 +651,6 @@ fn extent(block: &Hashed, skip: usize, len: usize, version: Option<Version>) -> 
         len: narrow(len),
         version,
     }
-}
-
-/// Tells the places of one server from those of another.
-pub(super) fn placed(server: &[u8], place: &Place) -> Place {
-    Place::of(&[server, &place.0])
 }
 
 /// Bytes from an offset to the end of its cell.

@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::sync::PoisonError;
 
 use super::super::anchors::{self, ANCHOR_BYTES, Gear};
-use super::super::map::{ContentMap, Extent};
-use super::{MapHandle, SLICE_BYTES_MIN};
+use super::super::map::{ContentMap, Extent, MapHandle};
+use super::SLICE_BYTES_MIN;
 use crate::block::{Digest, Hashed};
 use crate::object::Place;
 

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use prometheus::IntGauge;
 use proptest::prelude::*;
+use wanigan_parsers::wan::SealSpan;
 
 use super::*;
 
