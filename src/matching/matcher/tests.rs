@@ -72,7 +72,9 @@ fn edits_upon_edits_cost_little_more_than_themselves() {
         }
         let seen = site.read(&edited, &pieces(edited.len(), 8 << 20));
         let new = edited.len() - seen.matched;
-        assert!(new <= inserted + 24 * 400, "round {round}: {inserted} bytes inserted, {new} new ones");
+        // Of earlier rounds, what was too short to be a block crosses again.
+        let most = inserted + round * 24 * 200;
+        assert!(new <= most, "round {round}: {inserted} bytes inserted, {new} new ones");
     }
 }
 
