@@ -34,24 +34,24 @@ fn a_reader_of_a_files_beginning_learns_no_hash_of_what_was_there_before_or_lies
     scenario!(["smbd", "smbpasswd", "lab-python", "nft", "wanigan"], 2, WAN, |lab| {
         let office = Office::open(lab)?;
         let [replaced, elsewhere, own] = [1, 2, 3].map(|seed| content::bytes(seed, LENGTH));
-        for (name, secret) in [("plan", &replaced), ("model", &elsewhere), ("own", &own)] {
+        let secrets = [("plan", &replaced), ("model", &elsewhere), ("own", &own)];
+        for (name, secret) in secrets {
             office.smbd.give(name, secret, Some(User::ALICE))?;
-            office.read(HERS, User::ALICE, name, secret)?;
-            office.expect_refusal(HIS, User::MALLORY, name)?;
         }
+        office.read(HERS, &secrets.map(|(name, secret)| live(User::ALICE, name, secret)))?;
+        office.expect_refusals(HIS, User::MALLORY, &secrets.map(|(name, _)| name))?;
         let (new, guess) = (begun_alike(&replaced, 4), begun_alike(&elsewhere, 5));
         office.smbd.give("plan", &new, None)?;
         office.smbd.give("guess", &guess, None)?;
         let before = office.named_bytes(HIS)?;
-        for (name, file) in [("plan", &new), ("guess", &guess)] {
-            office.read(HIS, User::MALLORY, name, &file[..HEAD])?;
-            office.read(HIS, User::MALLORY, name, file)?;
+        for length in [HEAD, LENGTH] {
+            let files = [("plan", &new), ("guess", &guess)];
+            office.read(HIS, &files.map(|(name, file)| live(User::MALLORY, name, &file[..length])))?;
+            office.expect_named(HIS, before, 0)?;
         }
-        office.expect_named(HIS, before, 0)?;
-        office.expect_unknown(HIS, &replaced)?;
-        office.expect_unknown(HIS, &elsewhere)?;
+        office.expect_unknown(HIS, &[&replaced, &elsewhere])?;
         // What has not changed since is named there to who may read it.
-        office.read(HIS, User::ALICE, "own", &own[..HEAD])?;
+        office.read(HIS, &[live(User::ALICE, "own", &own[..HEAD])])?;
         office.expect_named(HIS, before, HEAD)?;
         office.expect_known(HIS, &own)?;
         office.expect_nothing_went_direct()
@@ -65,40 +65,44 @@ fn a_reader_of_a_file_learns_no_hash_of_its_snapshot_nor_of_the_file_who_reads_t
         let [was, is, kept, own] = [1, 2, 3, 4].map(|seed| content::bytes(seed, LENGTH));
         let (was_changed, is_changed) = (begun_alike(&was, 5), begun_alike(&is, 6));
         // Of one the old state is secret, of one the new one; two have not changed.
-        let alices = Some(User::ALICE);
-        for (name, old, reader) in
-            [("was", &was, alices), ("is", &is_changed, None), ("kept", &kept, alices), ("own", &own, alices)]
-        {
+        let (alice, mallory) = (User::ALICE, User::MALLORY);
+        for (name, old, reader) in [
+            ("was", &was, Some(alice)),
+            ("is", &is_changed, None),
+            ("kept", &kept, Some(alice)),
+            ("own", &own, Some(alice)),
+        ] {
             office.smbd.give(name, old, reader)?;
             office.smbd.keep_in_snapshot(SNAPSHOT, name)?;
         }
         office.smbd.give("was", &was_changed, None)?;
-        office.smbd.give("is", &is, alices)?;
-        office.read_snapshot(HERS, User::ALICE, "was", &was)?;
-        office.read(HERS, User::ALICE, "is", &is)?;
-        office.read(HERS, User::ALICE, "kept", &kept)?;
-        office.read_snapshot(HERS, User::ALICE, "own", &own)?;
+        office.smbd.give("is", &is, Some(alice))?;
+        let alices = [
+            past(alice, "was", &was),
+            live(alice, "is", &is),
+            live(alice, "kept", &kept),
+            past(alice, "own", &own),
+        ];
+        office.read(HERS, &alices)?;
+        office.expect_refusals(HIS, mallory, &["is", "kept", "own"])?;
 
         let before = office.named_bytes(HIS)?;
-        office.expect_refusal(HIS, User::MALLORY, "is")?;
         for length in [HEAD, LENGTH] {
-            office.read(HIS, User::MALLORY, "was", &was_changed[..length])?;
-            office.read_snapshot(HIS, User::MALLORY, "is", &is_changed[..length])?;
+            let mallorys =
+                [live(mallory, "was", &was_changed[..length]), past(mallory, "is", &is_changed[..length])];
+            office.read(HIS, &mallorys)?;
+            office.expect_named(HIS, before, 0)?;
         }
         // Even where nothing changed a snapshot is another version.
-        office.read_snapshot(HIS, User::ALICE, "kept", &kept[..HEAD])?;
+        office.read(HIS, &[past(alice, "kept", &kept[..HEAD])])?;
         office.expect_named(HIS, before, 0)?;
-        for secret in [&was, &is, &kept] {
-            office.expect_unknown(HIS, secret)?;
-        }
-        office.read_snapshot(HIS, User::ALICE, "own", &own[..HEAD])?;
+        office.expect_unknown(HIS, &[&was, &is, &kept])?;
+        office.read(HIS, &[past(alice, "own", &own[..HEAD])])?;
         office.expect_named(HIS, before, HEAD)?;
         office.expect_known(HIS, &own)?;
         // The other way round.
-        office.read(HERS, User::ALICE, "was", &was_changed)?;
-        office.read_snapshot(HERS, User::ALICE, "is", &is_changed)?;
-        office.read_snapshot(HIS, User::ALICE, "was", &was)?;
-        office.read(HIS, User::ALICE, "is", &is)?;
+        office.read(HERS, &[live(alice, "was", &was_changed), past(alice, "is", &is_changed)])?;
+        office.read(HIS, &[past(alice, "was", &was), live(alice, "is", &is)])?;
         office.expect_nothing_went_direct()
     });
 }
@@ -111,7 +115,7 @@ fn another_sessions_handle_reads_nothing_and_names_nothing() {
         let guess = begun_alike(&plan, 2);
         office.smbd.give("plan", &plan, Some(User::ALICE))?;
         office.smbd.give("guess", &guess, Some(User::MALLORY))?;
-        office.read(HERS, User::ALICE, "plan", &plan)?;
+        office.read(HERS, &[live(User::ALICE, "plan", &plan)])?;
 
         let before = office.named_bytes(HIS)?;
         let mut steps = Steps::new();
@@ -125,7 +129,7 @@ fn another_sessions_handle_reads_nothing_and_names_nothing() {
         answers[2..4].iter().try_for_each(Answer::expect_refusal)?;
         answers[4].expect(&guess[..HEAD])?;
         office.expect_named(HIS, before, 0)?;
-        office.expect_unknown(HIS, &plan)?;
+        office.expect_unknown(HIS, &[&plan])?;
 
         // Among the same sessions she reads by her own handle.
         steps.read(hers, HEAD);
@@ -140,6 +144,24 @@ fn another_sessions_handle_reads_nothing_and_names_nothing() {
 /// Returns a file of other bytes after half a block.
 fn begun_alike(file: &[u8], seed: u64) -> Vec<u8> {
     [&file[..ALIKE], &content::bytes(seed, file.len() - ALIKE)].concat()
+}
+
+/// What is to be read of a file, and by whom.
+#[derive(Clone, Copy)]
+struct Read<'a> {
+    user: User,
+    name: &'a str,
+    is_past: bool,
+    expected: &'a [u8],
+}
+
+fn live<'a>(user: User, name: &'a str, expected: &'a [u8]) -> Read<'a> {
+    Read { user, name, is_past: false, expected }
+}
+
+/// Of the snapshot.
+fn past<'a>(user: User, name: &'a str, expected: &'a [u8]) -> Read<'a> {
+    Read { is_past: true, ..live(user, name, expected) }
 }
 
 /// Two users with an edge each in one site, and their server.
@@ -162,27 +184,29 @@ impl<'a> Office<'a> {
         steps.run(self.branch.edges[edge].namespace(), self.lab.directory(), LIMIT)
     }
 
-    /// Reads of a file what `expected` has.
-    fn read(&self, edge: usize, user: User, name: &str, expected: &[u8]) -> Result<()> {
+    /// Reads files one after the other on one connection, of each what is expected of it.
+    fn read(&self, edge: usize, reads: &[Read<'_>]) -> Result<()> {
         let mut steps = Steps::new();
-        let file = steps.open(user, name);
-        steps.read(file, expected.len());
-        let answers = self.take(edge, &steps)?;
-        answers[1].expect(expected).with_context(|| format!("{} reads {name}", user.name))
+        for Read { user, name, is_past, expected } in reads {
+            let file =
+                if *is_past { steps.open_snapshot(SNAPSHOT, *user, name) } else { steps.open(*user, name) };
+            steps.read(file, expected.len());
+        }
+        for (answers, read) in self.take(edge, &steps)?.chunks(2).zip(reads) {
+            let Read { user, name, is_past, expected } = read;
+            let told = || format!("{} reads {name}, of the snapshot: {is_past}", user.name);
+            answers.iter().try_for_each(Answer::expect_success).with_context(told)?;
+            answers[1].expect(expected).with_context(told)?;
+        }
+        Ok(())
     }
 
-    fn read_snapshot(&self, edge: usize, user: User, name: &str, expected: &[u8]) -> Result<()> {
+    fn expect_refusals(&self, edge: usize, user: User, names: &[&str]) -> Result<()> {
         let mut steps = Steps::new();
-        let file = steps.open_snapshot(SNAPSHOT, user, name);
-        steps.read(file, expected.len());
-        let answers = self.take(edge, &steps)?;
-        answers[1].expect(expected).with_context(|| format!("{} reads {name} of the snapshot", user.name))
-    }
-
-    fn expect_refusal(&self, edge: usize, user: User, name: &str) -> Result<()> {
-        let mut steps = Steps::new();
-        steps.open(user, name);
-        self.take(edge, &steps)?[0].expect_refusal()
+        for name in names {
+            steps.open(user, name);
+        }
+        self.take(edge, &steps)?.iter().try_for_each(Answer::expect_refusal)
     }
 
     /// Returns the bytes that an edge wrote to clients out of blocks which it did not have when they were named to it.
@@ -199,30 +223,31 @@ impl<'a> Office<'a> {
         Ok(())
     }
 
-    /// Looks whether an edge has any name of the blocks of a file, or bytes that only its readers know.
-    fn expect_unknown(&self, edge: usize, file: &[u8]) -> Result<()> {
-        let found = self.found(edge, file)?;
+    /// Looks whether an edge has any name of the blocks of these files, or bytes that only their readers know.
+    fn expect_unknown(&self, edge: usize, files: &[&[u8]]) -> Result<()> {
+        let found = self.found(edge, files)?;
         ensure!(found.is_empty(), "edge {edge} knows {found:?}");
         Ok(())
     }
 
     /// Looks whether an edge has the names of a file's first block. Without that it would say nothing where it has none.
     fn expect_known(&self, edge: usize, file: &[u8]) -> Result<()> {
-        let found = self.found(edge, file)?;
-        for name in ["digest of block 0", "secret of block 0", "bytes at 0"] {
+        let found = self.found(edge, &[file])?;
+        for name in ["digest of block 0 of 0", "secret of block 0 of 0", "bytes of 0 at 0"] {
             ensure!(found.iter().any(|found| found == name), "edge {edge} knows of no {name}, but {found:?}");
         }
         Ok(())
     }
 
-    fn found(&self, edge: usize, file: &[u8]) -> Result<Vec<String>> {
-        let mut needles = Needles::new();
-        needles.add_pieces("bytes", &file[ALIKE..], 512);
-        let domain = Domain::of_core(self.branch.core.state())?;
-        for (number, block) in file.chunks(BLOCK).enumerate() {
-            let names = domain.names(block);
-            needles.add(&format!("digest of block {number}"), &names.digest);
-            needles.add(&format!("secret of block {number}"), &names.secret.context("it is a keyed domain")?);
+    fn found(&self, edge: usize, files: &[&[u8]]) -> Result<Vec<String>> {
+        let (domain, mut needles) = (Domain::of_core(self.branch.core.state())?, Needles::new());
+        for (nth, file) in files.iter().enumerate() {
+            needles.add_pieces(&format!("bytes of {nth}"), &file[ALIKE..], 512);
+            for (number, block) in file.chunks(BLOCK).enumerate() {
+                let (names, block) = (domain.names(block), format!("block {number} of {nth}"));
+                needles.add(&format!("digest of {block}"), &names.digest);
+                needles.add(&format!("secret of {block}"), &names.secret.context("the core has a secret")?);
+            }
         }
         let dump = self.lab.path("memory");
         self.branch.edges[edge].dump_memory(&dump)?;
