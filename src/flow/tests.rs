@@ -99,7 +99,7 @@ fn blocks_out_of_the_order_of_their_numbers_go_one_by_one_and_slices_are_joined(
     flow.give_slices([slice(2, 0, 65_000), slice(2, 65_000, 536), whole(3)]);
     world.settle(&mut flow);
     assert_eq!(flow.kinds, ["run", "run", "slice", "slice", "run"]);
-    assert!(flow.sending.retained_bytes() == 0);
+    assert!(flow.sending.outbound().retained_bytes() == 0);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn what_went_in_pieces_is_sealed_stored_and_numbered() {
         spans.push(SealSpan { offset: offset + 6, len: 4096 });
         offset += 6 + 4096;
     }
-    flow.sending.queue_seal(*block.reference(), spans.clone());
+    flow.sending.outbound().queue_seal(*block.reference(), spans.clone());
     world.settle(&mut flow);
     assert_eq!(world.store.get(block.reference()).map(Block::bytes), Some(block.bytes()));
     let mut other = world.open();
@@ -212,7 +212,7 @@ fn a_seal_of_what_was_not_kept_stores_nothing_and_is_counted() {
     let block = world.blocks(&files)[1].clone();
     let number_of_the_first = SealSpan { offset: 0, len: CELL_BYTES as u32 };
     flow.give_opaque(block.bytes());
-    flow.sending.queue_seal(*block.reference(), vec![number_of_the_first]);
+    flow.sending.outbound().queue_seal(*block.reference(), vec![number_of_the_first]);
     world.settle(&mut flow);
     assert_eq!((flow.missed, world.store.len()), (1, 1));
     assert!(flow.sending.is_idle(), "the seal was acknowledged");
@@ -384,7 +384,7 @@ impl Pair {
     fn give_slices<const N: usize>(&mut self, slices: [(Block, u32, u32); N]) {
         for (block, skip, len) in slices {
             self.expected.extend(&block.bytes()[skip as usize..(skip + len) as usize]);
-            self.sending.queue_slice(block, skip, len);
+            self.sending.outbound().queue_part(block, skip, len);
         }
     }
 
