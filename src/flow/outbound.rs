@@ -9,6 +9,10 @@
 //! The blocks behind references are retained until the other side acknowledged them, and FETCH is answered out of
 //! those (`retained.rs`). A miss has the next blocks go in full for a while (`pushing.rs`). Where the node's budget has
 //! no room for another retained block, the block goes as DATA and the flow goes on.
+//!
+//! What waits is bounded by what was read before the leg rests ([`Outbound::wants_more`]), but for parts: each keeps its
+//! whole block, which may be 256 times as long. So a part waits only where its block has memory already, out of the
+//! node's budget and of what the flow may retain; without, its bytes go as they are.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -21,7 +25,7 @@ use super::credit::{Credit, FRAME_OVERHEAD, frame_cost};
 use super::guessing::Guessing;
 use super::minter::Minter;
 use super::pushing::Pushing;
-use super::retained::RetainedQueue;
+use super::retained::{Held, RetainedQueue};
 use crate::block::{Block, Digest, Hashed, Named, Reference};
 use crate::budget::Budget;
 use crate::matching::matcher::CELL_BYTES;
@@ -71,6 +75,8 @@ enum Queued {
 #[derive(Debug)]
 struct Part {
     block: Block,
+    /// The memory of a block of which not every byte is to go out: of one that is whole, the bytes were read just now.
+    held: Option<Held>,
     /// The block's name under the older server secret.
     older: Option<Named>,
     skip: u32,
@@ -137,8 +143,8 @@ impl Outbound {
     }
 
     /// Queues a part of a block, of which `same_version` says whether all of it was released at this place in this
-    /// version. Returns `false` where the other side may not be told of the block, or cannot have it, or is better sent
-    /// the bytes as they are.
+    /// version. Returns `false` where the bytes are to go as they are: the other side may not be told of the block, or
+    /// cannot have it, or missed others a moment ago, or there is no memory for the block.
     #[must_use]
     pub fn take_part(&mut self, content: Hashed, skip: usize, len: usize, same_version: bool) -> bool {
         let minter = self.minter.as_mut().expect(HAS_NAMES);
@@ -153,8 +159,12 @@ impl Outbound {
             self.pushing.handle_pushed();
             return false;
         }
+        if self.retained.bytes() >= self.retain_bytes_max {
+            return false;
+        }
+        let Some(held) = self.retained.hold(&block) else { return false };
         let narrow = |len: usize| u32::try_from(len).expect("a block is far below 4 GiB");
-        self.queue.push_back(Queued::Part(Part { block, older, skip: narrow(skip), len: narrow(len) }));
+        self.queue.push_back(Queued::Part(Part::of(held, older, narrow(skip), narrow(len))));
         true
     }
 
@@ -179,7 +189,7 @@ impl Outbound {
                 if let Some(number) = retained.introduced {
                     minter.confirm(number);
                 }
-                let digest = &retained.block.reference().digest;
+                let digest = &retained.block().reference().digest;
                 if retained.fetched { minter.handle_taken(digest) } else { minter.handle_resolved(digest) }
             }
             if retained.guessed && !retained.fetched {
@@ -204,7 +214,7 @@ impl Outbound {
     pub fn handle_fetch(&mut self, number: u64, refer: bool) -> FetchAnswer {
         let Some(retained) = self.retained.get_mut(number) else { return FetchAnswer::Gone };
         let minter = self.minter.as_mut().expect(HAS_NAMES);
-        let digest = retained.block.reference().digest;
+        let digest = retained.block().reference().digest;
         if let Some(referral) = minter.refer(&digest, refer) {
             retained.referred = Some(referral.node);
             return FetchAnswer::Refer(referral);
@@ -219,7 +229,7 @@ impl Outbound {
         } else {
             self.pushing.handle_missed(refer || !minter.refers());
         }
-        FetchAnswer::Block(retained.block.bytes().clone())
+        FetchAnswer::Block(retained.block().bytes().clone())
     }
 
     /// Lets go of a run and of credit whose time has come.
@@ -319,8 +329,9 @@ impl Outbound {
         if let Some(reference) = named
             && room >= FRAME_OVERHEAD
             && !self.pushing.pushes()
-            && self.retained.push(part.block.clone())
+            && let Some(held) = part.held.clone().or_else(|| self.retained.hold(&part.block))
         {
+            self.retained.push(held);
             self.credit.spend(FRAME_OVERHEAD);
             if guesses {
                 self.retained.handle_guessed();
@@ -386,12 +397,16 @@ impl Outbound {
         let Some(Queued::Part(part)) = self.queue.front() else { return false };
         let minter = self.minter.as_mut().expect(HAS_NAMES);
         let reference = part.block.reference();
-        part.is_whole()
+        let can_be_named = part.is_whole()
             && !self.pushing.pushes()
             && self.credit.room() >= FRAME_OVERHEAD
             && minter.number(reference) == Some(number)
-            && minter.known(reference).is_some()
-            && self.retained.push(part.block.clone())
+            && minter.known(reference).is_some();
+        if can_be_named && let Some(held) = part.held.clone().or_else(|| self.retained.hold(&part.block)) {
+            self.retained.push(held);
+            return true;
+        }
+        false
     }
 
     /// Sends a block in full.
@@ -413,7 +428,8 @@ impl Outbound {
     /// Sends the bytes of a part of a block, or as many as go at once.
     fn pass_on_part(&mut self, mut part: Part) -> Frame<Bytes> {
         let (begin, count) = (part.skip as usize, part.bytes_at_once());
-        let bytes = part.block.bytes().slice(begin..begin + count);
+        // A copy, since what is on its way to the link would keep the whole block.
+        let bytes = Bytes::copy_from_slice(&part.block.bytes()[begin..begin + count]);
         let sent = u32::try_from(count).expect("no more than the part");
         (part.skip, part.len) = (part.skip + sent, part.len - sent);
         if part.len > 0 {
@@ -426,7 +442,8 @@ impl Outbound {
 #[cfg(test)]
 impl Outbound {
     pub(crate) fn queue_part(&mut self, block: Block, skip: u32, len: u32) {
-        self.queue.push_back(Queued::Part(Part { block, older: None, skip, len }));
+        let held = self.retained.hold(&block).unwrap();
+        self.queue.push_back(Queued::Part(Part::of(held, None, skip, len)));
     }
 
     pub(crate) fn queue_seal(&mut self, reference: Reference, spans: Vec<SealSpan>) {
@@ -444,14 +461,18 @@ impl Drop for Outbound {
         let Some(minter) = &self.minter else { return };
         self.on_the_way.iter().for_each(|(digest, _)| minter.handle_lost(digest));
         let fetched = self.retained.iter().filter(|retained| retained.fetched);
-        fetched.for_each(|retained| minter.handle_lost(&retained.block.reference().digest));
+        fetched.for_each(|retained| minter.handle_lost(&retained.block().reference().digest));
     }
 }
 
 impl Part {
     fn whole(block: Block, older: Option<Named>) -> Self {
         let len = block.reference().len;
-        Self { block, older, skip: 0, len }
+        Self { block, held: None, older, skip: 0, len }
+    }
+
+    fn of(held: Held, older: Option<Named>, skip: u32, len: u32) -> Self {
+        Self { block: held.block().clone(), held: Some(held), older, skip, len }
     }
 
     fn is_whole(&self) -> bool {

@@ -171,6 +171,10 @@ impl Sending {
         while let Some(piece) = self.matcher.poll_piece() {
             let has_names = self.outbound.has_names();
             match piece {
+                // It may be of a block that was loaded to be compared.
+                Piece::Opaque(bytes, OpaqueReason::TooSmall) => {
+                    self.pass_on(alone(&bytes), OpaqueReason::TooSmall);
+                }
                 Piece::Opaque(bytes, reason) => self.pass_on(bytes, reason),
                 Piece::New(content) if has_names => {
                     let block = self.outbound.take_block(content);
@@ -185,7 +189,7 @@ impl Sending {
                 Piece::New(content) | Piece::Whole(content) => {
                     self.pass_on(content.bytes().clone(), OpaqueReason::NoShim);
                 }
-                Piece::Slice(slice) => self.pass_on(slice.bytes(), OpaqueReason::NoShim),
+                Piece::Slice(slice) => self.pass_on(alone(&slice.bytes()), OpaqueReason::NoShim),
                 Piece::Seal(..) => {}
             }
         }
@@ -200,7 +204,7 @@ impl Sending {
     fn take_slice(&mut self, slice: &Slice) {
         let Slice { skip, len, same_version, .. } = *slice;
         if !self.outbound.take_part(slice.block.clone(), skip, len, same_version) {
-            self.pass_on(slice.bytes(), OpaqueReason::Piecemeal);
+            self.pass_on(alone(&slice.bytes()), OpaqueReason::Piecemeal);
             self.matcher.handle_denied(slice);
         }
     }
@@ -209,6 +213,12 @@ impl Sending {
         self.opaque.push((reason, bytes.len()));
         self.outbound.pass_on(bytes);
     }
+}
+
+/// Copies bytes out of what they are a part of: while they wait, and until the link has brought them over, they would
+/// keep all of it.
+fn alone(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
 }
 
 #[cfg(test)]

@@ -145,6 +145,54 @@ fn in_the_grace_period_a_reference_has_both_names() {
     assert_ne!(named.key, reference.key);
 }
 
+#[test]
+fn parts_that_wait_keep_no_more_than_the_flow_may_retain_and_each_block_once() {
+    let (mut outbound, budget) = core_half_that_sent(8);
+    outbound.retain_bytes_max = 4 * CELL_BYTES as u64;
+    outbound.credit = Credit::new(0);
+    let free = budget.free();
+    // 256 bytes of 64 KiB each, twice.
+    let queued: Vec<bool> =
+        (0..8).flat_map(|fill| [part(&mut outbound, fill, 0), part(&mut outbound, fill, 1000)]).collect();
+    assert_eq!(queued, (0..16).map(|n| n < 7).collect::<Vec<_>>());
+    assert_eq!((outbound.poll_frame(), free - budget.free()), (None, 4 * CELL_BYTES as u64));
+    outbound.handle_progress(0, 0, 1 << 20);
+    let frames: Vec<_> = std::iter::from_fn(|| outbound.poll_frame()).collect();
+    assert!(frames.iter().all(|frame| matches!(frame, Frame::Slice { len: 256, .. })), "{frames:?}");
+    assert_eq!((frames.len(), free - budget.free()), (7, 4 * CELL_BYTES as u64), "they can be fetched");
+    assert!(
+        matches!(outbound.handle_fetch(6, false), FetchAnswer::Block(bytes) if bytes.len() == CELL_BYTES)
+    );
+    outbound.handle_progress(7, 0, 0);
+    assert_eq!(free - budget.free(), 0);
+}
+
+#[test]
+fn a_part_of_a_block_that_the_node_has_no_memory_for_does_not_wait() {
+    let (mut outbound, budget) = core_half_that_sent(2);
+    let others = budget.reserve(budget.free() - CELL_BYTES as u64).unwrap();
+    assert!(part(&mut outbound, 0, 0) && !part(&mut outbound, 1, 0));
+    // What waits already can be named: its memory goes with it.
+    assert_eq!(budget.free(), 0);
+    assert!(matches!(outbound.poll_frame(), Some(Frame::Slice { .. })));
+    drop(others);
+    assert!(part(&mut outbound, 1, 0));
+}
+
+#[test]
+fn a_part_that_goes_as_it_is_in_the_end_keeps_nothing_of_its_block() {
+    let (mut outbound, budget) = core_half_that_sent(2);
+    let free = budget.free();
+    assert!(part(&mut outbound, 0, 0));
+    outbound.poll_frame();
+    assert!(part(&mut outbound, 1, 100));
+    outbound.handle_fetch(0, true);
+    outbound.handle_progress(1, 0, 0);
+    let Some(Frame::Literal(bytes)) = outbound.poll_frame() else { panic!("the flow pushes") };
+    assert_eq!((bytes.len(), bytes.is_unique()), (256, true));
+    assert_eq!(budget.free(), free);
+}
+
 fn holders() -> Arc<Holders> {
     Arc::new(Holders::new(1000, Vec::new()))
 }
@@ -153,18 +201,38 @@ fn core_half(budget: u64) -> Outbound {
     half(&holders(), 1, budget)
 }
 
-/// A core's half for a flow of an edge that shares.
+/// A core's half whose edge took so many blocks, with its budget.
+fn core_half_that_sent(blocks: u8) -> (Outbound, Budget) {
+    let budget = Budget::new(4 << 20, IntGauge::new("used", "test").unwrap());
+    let mut outbound = half_within(&holders(), 1, &budget);
+    for fill in 0..blocks {
+        read(&mut outbound, fill);
+        outbound.poll_frame();
+    }
+    outbound.handle_progress(0, blocks.into(), 0);
+    (outbound, budget)
+}
+
 fn half(holders: &Arc<Holders>, edge: u8, budget: u64) -> Outbound {
+    half_within(holders, edge, &Budget::new(budget, IntGauge::new("used", "test").unwrap()))
+}
+
+/// A core's half for a flow of an edge that shares.
+fn half_within(holders: &Arc<Holders>, edge: u8, budget: &Budget) -> Outbound {
     let holder = holders.of(NodeId([edge; 32]), &"lisbon".parse().unwrap()).unwrap();
     holders.handle_up(&holder, true, true);
     holders.handle_reached(&holder, vec![([10, 1, 0, edge], 7747).into()]);
     let naming = Naming { current: ServerSecret::new([1; 32]), older: None };
     let neighbours = Neighbours::new(Arc::clone(holders), holder);
     let minter = Minter::Core { naming: Arc::new(RwLock::new(naming)), neighbours, numbers: Arc::default() };
-    let budget = Budget::new(budget, IntGauge::new("used", "test").unwrap());
-    Outbound::new(Some(minter), &budget, 16 << 20, 1 << 30, Instant::now())
+    Outbound::new(Some(minter), budget, 16 << 20, 1 << 30, Instant::now())
 }
 
 fn read(outbound: &mut Outbound, fill: u8) {
     outbound.take_block(Hashed::of(vec![fill; CELL_BYTES].into()));
+}
+
+/// Queues 256 bytes of a block as the last reader's version has it. Returns whether they wait as a part of it.
+fn part(outbound: &mut Outbound, fill: u8, skip: usize) -> bool {
+    outbound.take_part(Hashed::of(vec![fill; CELL_BYTES].into()), skip, 256, true)
 }
