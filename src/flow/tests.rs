@@ -289,17 +289,13 @@ impl World {
         let neighbours = Neighbours::new(Arc::clone(&self.holders), holder);
         let (naming, numbers) = (Arc::clone(&self.naming), Arc::clone(&self.numbers));
         let minter = Minter::Core { naming, neighbours, numbers };
-        let receiving = self.receiving();
-        let credit = credit.min(receiving.credit());
+        self.pair(minter, self.receiving(), credit)
+    }
+
+    fn pair(&self, minter: Minter, receiving: Receiving, credit: u64) -> Pair {
+        let (matcher, credit) = (Matcher::alone(&self.budget), credit.min(receiving.credit()));
         Pair {
-            sending: Sending::new(
-                Some(minter),
-                Matcher::alone(&self.budget),
-                &self.budget,
-                64 << 20,
-                credit,
-                self.now,
-            ),
+            sending: Sending::new(Some(minter), matcher, &self.budget, 64 << 20, credit, self.now),
             receiving,
             expected: VecDeque::new(),
             crossed: 0,
