@@ -496,6 +496,9 @@ impl Flow {
 
     /// Turns the frames that have credit into chunks for the stream, and ends it after FIN.
     fn fill_stream(&mut self, buffers: &mut Buffers) {
+        while let Some(block) = self.sending.poll_kept() {
+            self.blocks.keep(block);
+        }
         if !buffers.out.is_empty() || buffers.stream_finished {
             return;
         }
@@ -512,9 +515,6 @@ impl Flow {
                 self.metrics.count_compression(self.sends, before, after);
             }
             push_frame(frame, &mut buffers.out);
-            while let Some(block) = self.sending.poll_kept() {
-                self.blocks.keep(block);
-            }
             // Packing takes time, so the bytes before it are what counts.
             bytes += buffers.out.last().map_or(0, Bytes::len).max(plain);
         }

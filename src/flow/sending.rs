@@ -133,7 +133,7 @@ impl Sending {
 
     /// Returns the next block that was new or was sealed, for this node's store.
     ///
-    /// To be called until there is none after each call of [`Sending::poll_frame`].
+    /// To be called until there is none before [`Sending::poll_frame`] is: nothing but the caller bounds what waits here.
     pub fn poll_kept(&mut self) -> Option<Block> {
         self.kept.pop_front()
     }
