@@ -388,7 +388,7 @@ impl ContentMap {
     }
 }
 
-/// Stands for a digest where a wrong guess costs little: one fetch, or one comparison.
+/// Stands for a digest where a wrong guess costs one comparison, since what it leads to is compared.
 #[must_use]
 pub fn digest_key(digest: &Digest) -> u64 {
     u64::from_le_bytes(digest.0[..8].try_into().expect("a digest has 32 bytes"))
