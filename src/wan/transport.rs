@@ -5,14 +5,15 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{hmac, rand};
 use prometheus::IntCounter;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{
-    AckFrequencyConfig, AsyncUdpSocket, Endpoint, EndpointConfig, IdleTimeout, Runtime, TokioRuntime,
-    TransportConfig, UdpPoller, VarInt,
+    AckFrequencyConfig, AsyncUdpSocket, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
+    IdleTimeout, Runtime, TokioRuntime, TransportConfig, UdpPoller, VarInt,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -109,8 +110,32 @@ pub fn bind_server(
     metrics: &Metrics,
 ) -> io::Result<Endpoint> {
     let socket = CountingSocket::bind(listen, metrics)?;
-    let endpoint = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
+    let mut endpoint = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
+    endpoint.cid_generator(|| Box::new(AnyConnectionId));
     Endpoint::new_with_abstract_socket(endpoint, Some(config), socket, Arc::new(TokioRuntime))
+}
+
+/// Random connection IDs, any of which may be one that was given before a restart.
+///
+/// Quinn's own generator signs its IDs with a key of the process, and packets to other IDs get no answer: no stateless
+/// reset either (RFC 9000 section 10.3), which is for just these. Resets are shorter than what they answer, and rare.
+#[derive(Debug)]
+struct AnyConnectionId;
+
+impl ConnectionIdGenerator for AnyConnectionId {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut id = [0; CONNECTION_ID_BYTES];
+        rand::fill(&mut id).expect("a system that runs TLS has randomness");
+        ConnectionId::new(&id)
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// A UDP socket that counts the bytes its datagrams occupy on the network layer.
@@ -200,6 +225,9 @@ const SEND_WINDOW: u64 = 16 << 20;
 
 /// Asked of the kernel for each direction of the socket.
 const SOCKET_BUFFER: usize = 4 << 20;
+
+/// As many as quinn's own have.
+const CONNECTION_ID_BYTES: usize = 8;
 
 /// Packets that share one acknowledgement: fewer bytes against the stream of data than TCP's every second.
 const ACK_EVERY_PACKETS: VarInt = VarInt::from_u32(8);
