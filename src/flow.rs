@@ -26,8 +26,11 @@ use tracing::debug;
 use wanigan_parsers::Direction;
 use wanigan_parsers::wan::DialStatus;
 
+pub mod credit;
 pub mod guessing;
 pub mod minter;
+pub mod outbound;
+pub mod pushing;
 pub mod receiving;
 pub mod recent;
 pub mod retained;

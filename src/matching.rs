@@ -14,5 +14,5 @@ pub mod observer;
 pub mod record;
 pub mod uploads;
 
-pub use map::{ContentMap, Extent};
+pub use map::{ContentMap, Extent, MapHandle};
 pub use record::{Knowledge, Record};

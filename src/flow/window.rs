@@ -1,4 +1,5 @@
-//! The receiver's side of a flow's credit: how many frame bytes the sender may have on the way or in our queue.
+//! The receiver's side of a flow's credit: how many frame bytes the sender may have on the way or in our queue. The
+//! sender's is `credit.rs`.
 //!
 //! Every byte of credit is a byte reserved from the node's [`Budget`], so a sender that keeps to its credit can never
 //! make the node hold more than the budget, and clients that stop reading cannot take the room of others: a flow may

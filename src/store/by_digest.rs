@@ -11,7 +11,6 @@
 use quick_cache::sync::Cache;
 
 use super::Store;
-use super::sharing::on_disk;
 use crate::block::{Block, Digest, Reference};
 
 /// The references of blocks that were lately used. What it says may be gone.
@@ -55,7 +54,7 @@ impl Store {
         let tier = self.shared.tier.as_ref()?;
         tier.reader.table.peek_digest(digest)?;
         let digest = *digest;
-        let found = on_disk(tier, move |reader| reader.find_digest(&digest, len)).await.flatten()?;
+        let found = tier.look_up(move |reader| reader.find_digest(&digest, len)).await.flatten()?;
         // What is not there under the one has not come back under it.
         if recent == Some(found) { None } else { self.get(&found).await }
     }

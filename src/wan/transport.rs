@@ -88,14 +88,34 @@ pub fn transport_config(settings: &TransportSettings) -> Arc<TransportConfig> {
     Arc::new(config)
 }
 
-/// Binds the UDP socket of an edge.
+/// Binds the UDP socket of an edge, for one connection: its port tells what belongs to that, so packets to the edge need
+/// no connection ID (RFC 9000 §5.1), which would be eight bytes of each.
 ///
 /// # Errors
 /// The socket's.
 pub fn bind_client(ipv6: bool, metrics: &Metrics) -> io::Result<Endpoint> {
     let any = if ipv6 { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
     let socket = CountingSocket::bind(any, metrics)?;
-    Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
+    let mut endpoint = EndpointConfig::default();
+    endpoint.cid_generator(|| Box::new(NoConnectionId));
+    Endpoint::new_with_abstract_socket(endpoint, None, socket, Arc::new(TokioRuntime))
+}
+
+/// Issues connection IDs of no bytes.
+struct NoConnectionId;
+
+impl ConnectionIdGenerator for NoConnectionId {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&[])
+    }
+
+    fn cid_len(&self) -> usize {
+        0
+    }
+
+    fn cid_lifetime(&self) -> Option<std::time::Duration> {
+        None
+    }
 }
 
 /// Binds the UDP socket of a core. With the same `reset_key` after a restart it can tell edges at once that their

@@ -1,10 +1,11 @@
 //! A site of one edge reads files of one server through a matcher. What is checked of every read: the pieces are the
 //! bytes, every seal is of bytes that passed, and no slice is named that the rule does not allow.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use prometheus::IntGauge;
 use proptest::prelude::*;
+use wanigan_parsers::wan::SealSpan;
 
 use super::*;
 
@@ -62,7 +63,7 @@ fn edits_upon_edits_cost_little_more_than_themselves() {
     let file = File::random(1, 16_000_000);
     site.read(&file, &pieces(file.len(), 8 << 20));
     let mut edited = file.clone();
-    for round in 1..3 {
+    for round in 1..6 {
         let mut inserted = 0;
         for n in 0..24 {
             let (at, len) = (n * 650_000 + 12_345 * round, 1 + (n * 379 + 977) % 2_000);
@@ -71,7 +72,9 @@ fn edits_upon_edits_cost_little_more_than_themselves() {
         }
         let seen = site.read(&edited, &pieces(edited.len(), 8 << 20));
         let new = edited.len() - seen.matched;
-        assert!(new <= inserted + 24 * 300, "round {round}: {inserted} bytes inserted, {new} new ones");
+        // Of earlier rounds, what was too short to be a block crosses again.
+        let most = inserted + round * 24 * 200;
+        assert!(new <= most, "round {round}: {inserted} bytes inserted, {new} new ones");
     }
 }
 
@@ -86,6 +89,34 @@ fn bytes_that_were_taken_out_or_written_over_do_not_cost_the_rest() {
     edited.version += 1;
     let seen = site.read(&edited, &pieces(edited.len(), 8 << 20));
     assert!(edited.len() - seen.matched < 1_500, "{seen:?}");
+}
+
+#[test]
+fn an_edit_in_every_kibibyte_loads_each_block_once() {
+    let mut site = Site::new();
+    let file = File::random(1, 16 * CELL_BYTES);
+    site.read(&file, &pieces(file.len(), 8 << 20));
+    let mut edited = file.clone();
+    for n in (0..file.len() / 3_000).rev() {
+        edited.insert(n * 3_000 + 1_500, 10, n as u64);
+    }
+    let seen = site.read(&edited, &pieces(edited.len(), 8 << 20));
+    assert!(seen.loads <= 2 * 16, "{seen:?}");
+    assert!(seen.matched >= file.len() / 2, "{seen:?}");
+}
+
+#[test]
+fn of_a_file_that_was_written_anew_in_place_few_blocks_are_loaded() {
+    let mut site = Site::new();
+    let file = File::random(1, 200 * CELL_BYTES);
+    site.read(&file, &pieces(file.len(), 8 << 20));
+    let mut anew = File::random(2, 200 * CELL_BYTES);
+    (anew.place, anew.version) = (file.place, 1);
+    // What is found once is trusted again.
+    anew.bytes[100 * CELL_BYTES..].copy_from_slice(&file.bytes[100 * CELL_BYTES..]);
+    let seen = site.read(&anew, &pieces(anew.len(), 8 << 20));
+    assert!(seen.loads < 100 / 8 + 8 + 2, "{seen:?}");
+    assert_eq!(seen.matched, 100 * CELL_BYTES);
 }
 
 #[test]
@@ -282,6 +313,7 @@ struct Seen {
     /// Content bytes that went by reference.
     matched: usize,
     slices: usize,
+    loads: usize,
 }
 
 /// What is at both ends.
@@ -357,6 +389,7 @@ impl Site {
     ) {
         loop {
             while let Some((digest, _)) = matcher.poll_load() {
+                seen.loads += 1;
                 let block = self.store.get(&digest).cloned();
                 matcher.handle_loaded(&digest, block);
             }

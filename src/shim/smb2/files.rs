@@ -17,8 +17,11 @@
 //! FileIds belong to a session and may come from its other connections: those are unknown here. That an id still means
 //! the file it was given out for rests on servers not giving ids out again soon after another connection closed them.
 //!
-//! What can go wrong: more files open than [`OPENS_MAX`], or more requests unanswered than [`AWAITED_MAX`]; the oldest
-//! are forgotten, and content of theirs belongs to no object.
+//! What can go wrong: more files open than [`OPENS_MAX`], or more requests unanswered than [`AWAITED_MAX`]. Of the
+//! files those are forgotten that were unused for longest, written ones last; of the requests the oldest. Content of
+//! theirs belongs to no object. Times tell of a WRITE only once the file that wrote is closed, so whoever opens a file
+//! that was written and forgotten may be told the version from before; and to which file somebody writes who was
+//! forgotten, nobody here can say. From either on the connection tells no versions any more.
 
 use std::collections::BTreeMap;
 
@@ -54,6 +57,12 @@ pub(super) struct Files {
     /// Whether all requests of the chain, up to here, work on the tree that the first one names.
     one_tree: bool,
     opened: u64,
+    /// Requests that worked on a known file, so far.
+    uses: u64,
+    /// Files were forgotten that the server may still have open.
+    lost_files: bool,
+    /// Something may have been written to any file.
+    lost_writes: bool,
 }
 
 /// Numbers the CREATE requests of a connection, so that a FileId that is given out again is told from itself.
@@ -68,6 +77,8 @@ struct Open {
     version: Option<(Version, u64)>,
     /// Something was done through it that may have changed the content.
     changed: bool,
+    /// Which of [`Files::uses`] was the last of it.
+    used: u64,
 }
 
 /// What a response is awaited for.
@@ -93,15 +104,14 @@ impl Files {
             _ => self.file(message),
         };
         self.previous = open;
+        if let Some(open) = open.and_then(|open| self.opens.get_mut(&open)) {
+            self.uses += 1;
+            open.used = self.uses;
+        }
         match (command, open) {
             (Command::CLOSE, Some(open)) => self.close(message, open),
-            (Command::WRITE | Command::SET_INFO, Some(open)) => self.change(open),
-            (Command::IOCTL, Some(open)) => {
-                let keeps = ControlCode::parse(message.body).is_ok_and(|(_, code)| code.keeps_content());
-                if !keeps {
-                    self.change(open);
-                }
-            }
+            (_, Some(open)) if may_change(message) => self.change(open),
+            (_, None) if may_change(message) => self.change_unknown(message),
             (Command::TREE_CONNECT, _) => {
                 if let Some(share) = Share::requested(message) {
                     self.expect(message.header.message_id, Awaited::Connect(share));
@@ -134,8 +144,10 @@ impl Files {
             (None, Command::TREE_CONNECT) if success => self.connect(message, None),
             (Some(Awaited::Create(open)), Command::CREATE) if success => self.open(open, message.body),
             (None, Command::CREATE) if success => self.open_unknown(message),
+            (Some(Awaited::Create(open)), Command::CREATE) => self.forget(open),
+            (Some(Awaited::Close(open)), Command::CLOSE) if success => self.forget(open),
             // A file that could not be closed is rather forgotten than taken for another.
-            (Some(Awaited::Create(open) | Awaited::Close(open)), _) => self.forget(open),
+            (Some(Awaited::Create(open) | Awaited::Close(open)), _) => self.lose(open),
             (Some(Awaited::Connect(_)) | None, _) => {}
         }
     }
@@ -144,7 +156,7 @@ impl Files {
     pub(super) fn lose_response(&mut self, message_id: MessageId) {
         if let Some(Awaited::Create(open) | Awaited::Close(open)) = self.awaited.remove(&message_id).flatten()
         {
-            self.forget(open);
+            self.lose(open);
         }
     }
 
@@ -171,12 +183,13 @@ impl Files {
         let tree = message.tree.filter(|_| self.one_tree)?;
         let name = FileName::requested(message, &request, self.shares.get(&tree)?)?;
         while self.opens.len() >= OPENS_MAX {
-            let oldest = *self.opens.first_key_value()?.0;
-            self.forget(oldest);
+            let (idle, _) = self.opens.iter().min_by_key(|(_, open)| (open.changed, open.used))?;
+            self.lose(*idle);
         }
         self.opened += 1;
         let open = OpenId(self.opened);
-        self.opens.insert(open, Open { tree, name, file_id: None, version: None, changed: false });
+        let used = self.uses;
+        self.opens.insert(open, Open { tree, name, file_id: None, version: None, changed: false, used });
         if !request.disposition.keeps_content() {
             self.change(open);
         }
@@ -185,7 +198,7 @@ impl Files {
     }
 
     fn open(&mut self, open: OpenId, body: &[u8]) {
-        let Ok((_, response)) = CreateResponse::parse(body) else { return self.forget(open) };
+        let Ok((_, response)) = CreateResponse::parse(body) else { return self.lose(open) };
         if response.attributes.is_directory() {
             return self.forget(open);
         }
@@ -193,9 +206,10 @@ impl Files {
             self.change(open);
         }
         let Some((tree, name)) = self.opens.get(&open).map(|open| (open.tree, open.name)) else { return };
-        // The times tell of a WRITE only once the file that wrote is closed.
+        // Another's WRITE may not be in the times yet.
         let changed = self.opens.values().any(|open| open.changed && open.name.place == name.place);
-        let version = (!changed).then(|| (version(&name, &response), response.end_of_file));
+        let version =
+            (!changed && !self.lost_writes).then(|| (version(&name, &response), response.end_of_file));
         if let Some(open) = self.opens.get_mut(&open) {
             open.version = version;
             open.file_id = Some(response.file_id);
@@ -233,6 +247,22 @@ impl Files {
         }
     }
 
+    /// Learns of something that may change the content of a file that is not known.
+    fn change_unknown(&mut self, message: &Message<'_>) {
+        // A pipe is none.
+        let on_disk = message.tree.is_none_or(|tree| self.shares.contains_key(&tree));
+        if self.lost_files && on_disk {
+            self.end_versions();
+        }
+    }
+
+    fn end_versions(&mut self) {
+        self.lost_writes = true;
+        for open in self.opens.values_mut() {
+            open.version = None;
+        }
+    }
+
     fn connect(&mut self, message: &Message<'_>, share: Option<Share>) {
         let Some(tree_id) = message.header.tree_id else { return };
         let tree = (message.header.session_id, tree_id);
@@ -263,11 +293,22 @@ impl Files {
         }
         for lost in [before.flatten(), Some(awaited)].into_iter().flatten() {
             if let Awaited::Create(open) | Awaited::Close(open) = lost {
-                self.forget(open);
+                self.lose(open);
             }
         }
     }
 
+    /// Forgets a file that the server may still have open.
+    fn lose(&mut self, open: OpenId) {
+        let Some(Open { changed, .. }) = self.opens.get(&open) else { return };
+        self.lost_files = true;
+        if *changed {
+            self.end_versions();
+        }
+        self.forget(open);
+    }
+
+    /// Forgets a file that the server has not open.
     fn forget(&mut self, open: OpenId) {
         self.unname(open);
         self.opens.remove(&open);
@@ -279,6 +320,15 @@ impl Files {
         if let Some(file_id) = file_id.take() {
             self.by_file_id.remove(&(tree.0, file_id));
         }
+    }
+}
+
+/// Returns whether a request other than CREATE may change the content of the file it works on.
+fn may_change(message: &Message<'_>) -> bool {
+    match message.header.command {
+        Command::WRITE | Command::SET_INFO => true,
+        Command::IOCTL => !ControlCode::parse(message.body).is_ok_and(|(_, code)| code.keeps_content()),
+        _ => false,
     }
 }
 
