@@ -110,8 +110,8 @@ impl Office {
         let peers = if self.has_peers {
             let asked: Vec<String> = self.edges.iter().filter_map(Node::peers_address).collect();
             format!(
-                "[peers]\nlisten = '{}'\ninterfaces = ['lo']\nbroadcast = false\nmulticast = false\nstatic = [{}]\n",
-                free_udp_address(),
+                "[peers]\nlisten = '127.0.0.1:0'\ninterfaces = ['lo']\nbroadcast = false\nmulticast = false\n\
+                 static = [{}]\n",
                 asked.join(", ")
             )
         } else {
