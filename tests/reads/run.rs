@@ -14,7 +14,7 @@ use crate::seen::Seen;
 use crate::truth::{FILE_BYTES_MAX, Truth, content, fresh};
 
 /// Steps of a run.
-const STEPS: usize = 50;
+const STEPS: usize = 40;
 
 /// The files. Their first part says what the web server tells of them; to the file server it is a directory.
 pub(crate) const PATHS: [&str; 5] = ["/shared/0", "/shared/1", "/chunked/2", "/private/3", "/untagged/4"];
