@@ -31,6 +31,7 @@ use crate::block::{Block, Digest, Hashed, KeyId, Named, Reference, ServerSecret,
 use crate::discovery::{self, Discovery};
 use crate::drain::Drain;
 use crate::fault::GetOutcome;
+use crate::matching::matcher::Loaded;
 use crate::metrics::{Metrics, Source};
 use crate::peer::{GetError, Peers, Waiting};
 use crate::store::Store;
@@ -186,8 +187,12 @@ impl Blocks {
     }
 
     /// Returns a block by its digest alone, to be compared with bytes that were just read.
-    pub async fn peek(&self, digest: &Digest, len: u32) -> Option<Hashed> {
-        self.store.get_digest(digest, len).await.map(Hashed::from)
+    pub async fn peek(&self, digest: &Digest, len: u32) -> Loaded {
+        match self.store.get_digest(digest, len).await {
+            Some(block) => Loaded::Block(block.into()),
+            None if self.store.may_have_digest(digest) => Loaded::NotNow,
+            None => Loaded::Gone,
+        }
     }
 
     /// Returns the block if the store has it: under its name, its older one, or as an upload.

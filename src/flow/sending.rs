@@ -16,10 +16,10 @@ use wanigan_parsers::wan::Frame;
 
 use super::minter::Minter;
 use super::outbound::Outbound;
-use crate::block::{Block, Digest, Hashed};
+use crate::block::{Block, Digest};
 use crate::budget::Budget;
 use crate::fault::OpaqueReason;
-use crate::matching::matcher::{Matcher, Piece, Slice};
+use crate::matching::matcher::{Loaded, Matcher, Piece, Slice};
 use crate::shim::Span;
 use crate::wan::FetchAnswer;
 
@@ -96,8 +96,8 @@ impl Sending {
     }
 
     /// Takes the answer to [`Sending::poll_load`].
-    pub fn handle_loaded(&mut self, digest: &Digest, block: Option<Hashed>) {
-        self.matcher.handle_loaded(digest, block);
+    pub fn handle_loaded(&mut self, digest: &Digest, loaded: Loaded) {
+        self.matcher.handle_loaded(digest, loaded);
         self.take_pieces();
     }
 
@@ -133,7 +133,7 @@ impl Sending {
 
     /// Returns the next block that was new or was sealed, for this node's store.
     ///
-    /// To be called until there is none after each call of [`Sending::poll_frame`].
+    /// To be called until there is none before [`Sending::poll_frame`] is: nothing but the caller bounds what waits here.
     pub fn poll_kept(&mut self) -> Option<Block> {
         self.kept.pop_front()
     }

@@ -40,7 +40,7 @@ mod search;
 use self::assembly::{Assemblies, Sealed};
 use self::cursor::Cursor;
 use self::news::News;
-pub use self::piece::{Piece, Slice};
+pub use self::piece::{Loaded, Piece, Slice};
 use self::search::{Candidate, Near, Search, Trust, common_prefix};
 
 /// Bytes of a cell of the grid, and so the longest block the matcher makes.
@@ -203,23 +203,26 @@ impl Matcher {
         self.process();
     }
 
-    /// Takes the block of [`Matcher::poll_load`], or `None` where the store does not have it.
-    pub fn handle_loaded(&mut self, digest: &Digest, block: Option<Hashed>) {
+    /// Takes what became of the block of [`Matcher::poll_load`]. One that is gone is forgotten by the map too.
+    pub fn handle_loaded(&mut self, digest: &Digest, loaded: Loaded) {
         if self.load != Load::Loading(*digest) {
             return;
         }
         self.load = Load::Idle;
-        match (block, self.candidate.take()) {
-            (Some(block), Some(candidate)) => self.try_candidate(&candidate, block),
-            (Some(block), None) => {
+        match (loaded, self.candidate.take()) {
+            (Loaded::Block(block), Some(candidate)) => self.try_candidate(&candidate, block),
+            (Loaded::Block(block), None) => {
                 if let Some(cursor) = &mut self.cursor {
                     cursor.block = Some(block);
                 }
             }
-            (None, Some(gone)) => self.forget(&gone.source, gone.extent_start, &gone.extent),
-            (None, None) => {
+            (Loaded::Gone, Some(gone)) => self.forget(&gone.source, gone.extent_start, &gone.extent),
+            (Loaded::NotNow, Some(_)) => {}
+            (missing, None) => {
                 if let Some(cursor) = self.cursor.take() {
-                    self.forget(&cursor.source, cursor.extent_start, &cursor.extent);
+                    if missing == Loaded::Gone {
+                        self.forget(&cursor.source, cursor.extent_start, &cursor.extent);
+                    }
                     self.search.handle_hint(self.start());
                 }
             }

@@ -39,6 +39,12 @@ impl Store {
         self.get_now(&self.shared.recent.find(digest, len)?)
     }
 
+    /// Returns whether a block with the digest may be on disk. Never waits for the disk.
+    #[must_use]
+    pub fn may_have_digest(&self, digest: &Digest) -> bool {
+        self.shared.tier.as_ref().is_some_and(|tier| tier.reader.table.peek_digest(digest).is_some())
+    }
+
     /// Returns a block with the digest and length if the store has it, under whichever reference it was put.
     ///
     /// Only for comparing with bytes that this node was just given: whoever has but a digest is not entitled to the

@@ -22,6 +22,17 @@ pub enum Piece {
     Seal(Hashed, Vec<SealSpan>),
 }
 
+/// What became of a block that the matcher wants to compare with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loaded {
+    /// Here it is.
+    Block(Hashed),
+    /// The store has it no more.
+    Gone,
+    /// The store may have it, and does not give it now: its disk hangs.
+    NotNow,
+}
+
 /// A part of a block that the store has, equal to bytes that were read just now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slice {

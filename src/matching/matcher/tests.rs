@@ -120,6 +120,19 @@ fn of_a_file_that_was_written_anew_in_place_few_blocks_are_loaded() {
 }
 
 #[test]
+fn what_a_hung_disk_does_not_give_is_not_forgotten() {
+    let mut site = Site::new();
+    let file = File::random(1, 10 * CELL_BYTES);
+    site.read(&file, &pieces(file.len(), 8 << 20));
+    site.hangs = true;
+    // Parts of blocks cannot be compared, and whole ones need not be loaded.
+    assert_eq!(site.read(&file, &[(1_000, 30_000)]).matched, 0);
+    assert_eq!(site.read(&file, &pieces(file.len(), 8 << 20)).matched, file.len());
+    site.hangs = false;
+    assert_eq!(site.read(&file, &[(1_000, 30_000)]).matched, 30_000);
+}
+
+#[test]
 fn a_copy_is_matched_by_whole_blocks_and_in_pieces_too() {
     let mut site = Site::new();
     let file = File::random(1, 1_000_000);
@@ -320,6 +333,7 @@ struct Seen {
 struct Site {
     map: MapHandle,
     store: HashMap<Digest, Hashed>,
+    hangs: bool,
     holds: HashSet<Digest>,
     /// Which bytes of which version of a file were released.
     released: HashMap<(u64, u64), Vec<bool>>,
@@ -331,6 +345,7 @@ impl Site {
         Self {
             map: Arc::new(Mutex::new(ContentMap::new(100_000, 100_000))),
             store: HashMap::new(),
+            hangs: false,
             holds: HashSet::new(),
             released: HashMap::new(),
             budget: Budget::new(1 << 24, IntGauge::new("used", "used").unwrap()),
@@ -390,8 +405,12 @@ impl Site {
         loop {
             while let Some((digest, _)) = matcher.poll_load() {
                 seen.loads += 1;
+                if self.hangs {
+                    matcher.handle_loaded(&digest, Loaded::NotNow);
+                    continue;
+                }
                 let block = self.store.get(&digest).cloned();
-                matcher.handle_loaded(&digest, block);
+                matcher.handle_loaded(&digest, block.map_or(Loaded::Gone, Loaded::Block));
             }
             let Some(piece) = matcher.poll_piece() else { return };
             match piece {
