@@ -27,6 +27,9 @@ mod http;
 #[path = "shims/messages.rs"]
 mod messages;
 #[cfg(test)]
+#[path = "support/nodes.rs"]
+mod nodes;
+#[cfg(test)]
 #[path = "reads/office.rs"]
 mod office;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The servers, a core, and edges, with their restarts.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use wanigan::pki::{Authority, Roles};
 
 use crate::client::{Protocol, in_time};
 use crate::dice::Dice;
+use crate::nodes::{configure, free_udp_address};
 use crate::truth::Truth;
 use crate::{http, smb};
 
@@ -86,7 +87,7 @@ impl Office {
             servers[1],
             dice.pick(&["keyed", "keyed", "plain"]),
         );
-        let config = configure(&authority, directory.path(), "hq", "hq", Roles::CORE, &tables);
+        let config = configure(&authority, directory.path(), ("hq", "hq"), Roles::CORE, &tables);
         let core_address = wan.as_ref().map_or(listen, UdpWan::address);
         let mut office = Self {
             core: Node::start(config).await,
@@ -126,7 +127,7 @@ impl Office {
                 "[[edge.intercept]]\nmode = 'listen'\nlisten = '127.0.0.1:0'\nserver = '{server}'\n"
             ));
         }
-        let config = configure(&self.authority, self.directory.path(), &name, site, Roles::EDGE, &tables);
+        let config = configure(&self.authority, self.directory.path(), (&name, site), Roles::EDGE, &tables);
         self.edges.push(Node::start(config).await);
         self.link_up().await;
     }
@@ -247,27 +248,4 @@ async fn bind(protocol: Protocol, truth: &Arc<Truth>, dice: &mut Dice) -> Socket
         }
     });
     address
-}
-
-/// Issues a node's certificate and writes its configuration.
-fn configure(
-    authority: &Authority,
-    dir: &Path,
-    name: &str,
-    site: &str,
-    roles: Roles,
-    tables: &str,
-) -> PathBuf {
-    authority.issue(&name.parse().unwrap(), &site.parse().unwrap(), roles).unwrap();
-    let file = dir.join(format!("{name}.toml"));
-    let text = format!(
-        "[node]\nname = '{name}'\nsite = '{site}'\nstate-dir = '{name}'\nca = 'ca.pem'\ncertificate = '{name}.pem'\n\
-         key = '{name}.key'\n[admin]\nlisten = 'off'\n{tables}"
-    );
-    std::fs::write(&file, text).unwrap();
-    file
-}
-
-fn free_udp_address() -> SocketAddr {
-    std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap()
 }
