@@ -59,6 +59,8 @@ struct Presence {
 pub struct Neighbours {
     holders: Arc<Holders>,
     own: Arc<Holder>,
+    /// The edge's newest link when this was made.
+    link: u64,
     /// Who may be named to `own`, its own site first, as of `version`.
     others: Vec<Arc<Holder>>,
     version: u64,
@@ -190,12 +192,13 @@ impl Presence {
 }
 
 impl Neighbours {
-    /// Makes an edge's view.
+    /// Makes an edge's view, for one flow over its newest link.
     #[must_use]
     pub fn new(holders: Arc<Holders>, own: Arc<Holder>) -> Self {
         let version = holders.version.load(Ordering::Acquire);
         let others = holders.others(&own);
-        Self { holders, own, others, version }
+        let link = own.record.link();
+        Self { holders, own, link, others, version }
     }
 
     /// Returns the record of the edge itself.
@@ -208,6 +211,21 @@ impl Neighbours {
     #[must_use]
     pub fn asking(&self) -> Arc<Mutex<Asking>> {
         Arc::clone(&self.own.asking)
+    }
+
+    /// Notes that this flow sends the edge the block. Exactly one of the next two calls follows for it.
+    pub fn handle_sent(&self, digest: &Digest) {
+        self.own.record.handle_sent(digest, self.link);
+    }
+
+    /// Notes that the edge has a block that this flow sent.
+    pub fn handle_received(&self, digest: &Digest) {
+        self.own.record.handle_received(digest, self.link);
+    }
+
+    /// Notes that a block that this flow sent may not have arrived.
+    pub fn handle_lost(&self, digest: &Digest) {
+        self.own.record.handle_lost(digest, self.link);
     }
 
     /// Notes that the edge is told of the block.
@@ -287,14 +305,14 @@ mod tests {
         let (one, two) = (edge(&holders, 1, "lisbon"), edge(&holders, 2, "lisbon"));
         let mut view = Neighbours::new(holders.clone(), one.clone());
         assert!(!view.knows(&D));
-        two.record.handle_sent(&D);
+        two.record.handle_sent(&D, 0);
         assert!(view.knows(&D));
         assert_eq!(view.refer(&D).map(|to| (to.node, to.wait_ms)), Some((NodeId([2; 32]), ON_THE_WAY_MS)));
-        two.record.handle_received(&D);
+        two.record.handle_received(&D, 0);
         assert_eq!(view.refer(&D).map(|to| (to.node, to.wait_ms)), Some((NodeId([2; 32]), 0)));
         view.forget(NodeId([2; 32]), &D);
         assert_eq!(view.refer(&D), None);
-        one.record.handle_sent(&D);
+        one.record.handle_sent(&D, 0);
         assert_eq!(view.refer(&D).map(|to| to.node), Some(NodeId([1; 32])), "it is on its way to the asker");
     }
 
@@ -334,7 +352,7 @@ mod tests {
         let mut view = Neighbours::new(holders.clone(), lisbon);
         assert_eq!(view.refer(&D).map(|to| to.node), Some(NodeId([2; 32])));
         let near = edge(&holders, 4, "lisbon");
-        near.record.handle_sent(&D);
+        near.record.handle_sent(&D, 0);
         assert_eq!(view.refer(&D).map(|to| to.node), Some(NodeId([4; 32])));
         let mut view = Neighbours::new(holders.clone(), faro);
         assert!(view.refer(&D).is_none() || view.refer(&D).map(|to| to.node) == Some(NodeId([3; 32])));

@@ -122,14 +122,14 @@ impl Minter {
     /// Notes that a block goes out in full. Exactly one of the next two calls follows for it.
     pub fn handle_sent(&self, digest: &Digest) {
         if let Self::Core { neighbours, .. } = self {
-            neighbours.record().handle_sent(digest);
+            neighbours.handle_sent(digest);
         }
     }
 
     /// Notes that the other side has a block that went out in full.
     pub fn handle_taken(&self, digest: &Digest) {
         match self {
-            Self::Core { neighbours, .. } => neighbours.record().handle_received(digest),
+            Self::Core { neighbours, .. } => neighbours.handle_received(digest),
             Self::Edge { known, .. } => known.learn(digest, None),
         }
     }
@@ -137,7 +137,7 @@ impl Minter {
     /// Notes that a block that went out in full may not have arrived.
     pub fn handle_lost(&self, digest: &Digest) {
         if let Self::Core { neighbours, .. } = self {
-            neighbours.record().handle_lost(digest);
+            neighbours.handle_lost(digest);
         }
     }
 

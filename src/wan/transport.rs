@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{hmac, rand};
 use prometheus::IntCounter;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::udp::{RecvMeta, Transmit};
@@ -96,25 +97,8 @@ pub fn bind_client(ipv6: bool, metrics: &Metrics) -> io::Result<Endpoint> {
     let any = if ipv6 { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
     let socket = CountingSocket::bind(any, metrics)?;
     let mut endpoint = EndpointConfig::default();
-    endpoint.cid_generator(|| Box::new(NoConnectionId));
+    endpoint.cid_generator(|| Box::new(ConnectionIds { bytes: 0 }));
     Endpoint::new_with_abstract_socket(endpoint, None, socket, Arc::new(TokioRuntime))
-}
-
-/// Issues connection IDs of no bytes.
-struct NoConnectionId;
-
-impl ConnectionIdGenerator for NoConnectionId {
-    fn generate_cid(&mut self) -> ConnectionId {
-        ConnectionId::new(&[])
-    }
-
-    fn cid_len(&self) -> usize {
-        0
-    }
-
-    fn cid_lifetime(&self) -> Option<std::time::Duration> {
-        None
-    }
 }
 
 /// Binds the UDP socket of a core. With the same `reset_key` after a restart it can tell edges at once that their
@@ -129,8 +113,35 @@ pub fn bind_server(
     metrics: &Metrics,
 ) -> io::Result<Endpoint> {
     let socket = CountingSocket::bind(listen, metrics)?;
-    let endpoint = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
+    let mut endpoint = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
+    endpoint.cid_generator(|| Box::new(ConnectionIds { bytes: CONNECTION_ID_BYTES }));
     Endpoint::new_with_abstract_socket(endpoint, Some(config), socket, Arc::new(TokioRuntime))
+}
+
+/// Random connection IDs, any of which may be one that was given before a restart.
+///
+/// Quinn's own generator signs its IDs with a key of the process, and packets to other IDs get no answer: no stateless
+/// reset either (RFC 9000 §10.3), which is for just these. Resets are shorter than what they answer, and rare.
+#[derive(Debug)]
+struct ConnectionIds {
+    bytes: usize,
+}
+
+impl ConnectionIdGenerator for ConnectionIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut id = [0; CONNECTION_ID_BYTES];
+        let id = &mut id[..self.bytes];
+        rand::fill(id).expect("a system that runs TLS has randomness");
+        ConnectionId::new(id)
+    }
+
+    fn cid_len(&self) -> usize {
+        self.bytes
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// A UDP socket that counts the bytes its datagrams occupy on the network layer.
@@ -220,6 +231,9 @@ const SEND_WINDOW: u64 = 16 << 20;
 
 /// Asked of the kernel for each direction of the socket.
 const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Of a core's IDs: as many as quinn's own have.
+const CONNECTION_ID_BYTES: usize = 8;
 
 /// Packets that share one acknowledgement: fewer bytes against the stream of data than TCP's every second.
 const ACK_EVERY_PACKETS: VarInt = VarInt::from_u32(8);
