@@ -31,7 +31,6 @@ use crate::block::{Block, Digest, Hashed, KeyId, Named, Reference, ServerSecret,
 use crate::discovery::{self, Discovery};
 use crate::drain::Drain;
 use crate::fault::GetOutcome;
-use crate::matching::matcher::Loaded;
 use crate::metrics::{Metrics, Source};
 use crate::peer::{GetError, Peers, Waiting};
 use crate::store::Store;
@@ -187,12 +186,14 @@ impl Blocks {
     }
 
     /// Returns a block by its digest alone, to be compared with bytes that were just read.
-    pub async fn peek(&self, digest: &Digest, len: u32) -> Loaded {
-        match self.store.get_digest(digest, len).await {
-            Some(block) => Loaded::Block(block.into()),
-            None if self.store.may_have_digest(digest) => Loaded::NotNow,
-            None => Loaded::Gone,
-        }
+    pub async fn peek(&self, digest: &Digest, len: u32) -> Option<Hashed> {
+        self.store.get_digest(digest, len).await.map(Hashed::from)
+    }
+
+    /// Returns whether the store may have a block that it does not give now.
+    #[must_use]
+    pub fn may_have(&self, digest: &Digest) -> bool {
+        self.store.may_have_digest(digest)
     }
 
     /// Returns the block if the store has it: under its name, its older one, or as an upload.

@@ -488,8 +488,9 @@ impl Flow {
             let blocks = self.blocks.clone();
             jobs.spawn(async move {
                 // Bytes of the leg wait for it.
-                let loaded = timeout(LOOK_UP_DEADLINE, blocks.peek(&digest, len)).await;
-                Job::Loaded(digest, loaded.unwrap_or(Loaded::NotNow))
+                let block = timeout(LOOK_UP_DEADLINE, blocks.peek(&digest, len)).await.ok().flatten();
+                let missing = if blocks.may_have(&digest) { Loaded::NotNow } else { Loaded::Gone };
+                Job::Loaded(digest, block.map_or(missing, Loaded::Block))
             });
         }
     }

