@@ -56,6 +56,8 @@ pub struct Outbound {
     run_deadline: Option<Instant>,
     run_is_due: bool,
     last_read: Instant,
+    /// Since when the leg has nothing to say and nothing goes out.
+    idle_since: Option<Instant>,
     /// Nothing more is read.
     ended: bool,
 }
@@ -108,6 +110,7 @@ impl Outbound {
             run_deadline: None,
             run_is_due: false,
             last_read: now,
+            idle_since: None,
             ended: false,
         }
     }
@@ -121,6 +124,12 @@ impl Outbound {
     /// Notes that the leg said something.
     pub fn handle_read(&mut self, now: Instant) {
         self.last_read = now;
+        self.idle_since = None;
+    }
+
+    /// Notes that the leg is waited for.
+    pub fn handle_wait(&mut self, now: Instant) {
+        self.idle_since.get_or_insert(now);
     }
 
     /// Notes that the leg says no more: nothing waits for it any longer.
@@ -240,7 +249,7 @@ impl Outbound {
             self.run_deadline = None;
             self.run_is_due = true;
         }
-        if self.idle_since().is_some_and(|since| now >= since + IDLE) {
+        if self.idle_until().is_some_and(|until| now >= until) {
             let spare = self.credit.spare();
             self.credit.spend(spare);
             self.queue.push_back(Queued::Frame(Frame::Release(spare)));
@@ -250,12 +259,19 @@ impl Outbound {
     /// Returns when [`Outbound::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let idle = self.idle_since().map(|since| since + IDLE);
-        [self.run_deadline, idle].into_iter().flatten().min()
+        [self.run_deadline, self.idle_until()].into_iter().flatten().min()
     }
 
     /// Returns the next frame, if there is one and credit to begin it.
     pub fn poll_frame(&mut self) -> Option<Frame<Bytes>> {
+        let frame = self.next_frame();
+        if frame.is_some() {
+            self.idle_since = None;
+        }
+        frame
+    }
+
+    fn next_frame(&mut self) -> Option<Frame<Bytes>> {
         if let Some((first, count)) = self.run.take() {
             return self.send_run(first, count);
         }
@@ -298,9 +314,10 @@ impl Outbound {
         self.retained.is_empty() && self.on_the_way.is_empty()
     }
 
-    /// Since when credit has been of no use.
-    fn idle_since(&self) -> Option<Instant> {
-        (!self.ended && self.credit.spare() > 0 && self.queue.is_empty()).then_some(self.last_read)
+    /// Until when credit that is of no use is kept. What waited for credit is no idle flow.
+    fn idle_until(&self) -> Option<Instant> {
+        let is_idle = !self.ended && self.credit.spare() > 0 && self.queue.is_empty();
+        self.idle_since.filter(|_| is_idle).map(|since| since + IDLE)
     }
 
     fn minter(&self) -> &Minter {

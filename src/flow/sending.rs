@@ -68,6 +68,7 @@ impl Sending {
     /// The leg is being read and has nothing to say at this moment.
     pub fn handle_wait(&mut self, now: Instant) {
         self.matcher.handle_wait(now);
+        self.outbound.handle_wait(now);
     }
 
     /// The leg ended in good order.

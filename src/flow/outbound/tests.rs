@@ -61,10 +61,15 @@ fn nothing_is_sent_without_credit_and_an_idle_flow_gives_it_back() {
     outbound.pass_on(Bytes::from_static(b"def"));
     assert_eq!(outbound.poll_frame(), Some(Frame::Literal(Bytes::from_static(b"abc"))));
     assert_eq!(outbound.poll_frame(), None);
+    let later = Instant::now() + 5 * IDLE;
     outbound.handle_progress(0, 0, 10 << 20);
     assert!(outbound.poll_frame().is_some());
-    let wake = outbound.poll_timeout().expect("the flow is idle with much credit");
-    outbound.handle_timeout(wake);
+    // What waited for credit for long was not idle.
+    assert_eq!(outbound.poll_timeout(), None);
+    outbound.handle_wait(later);
+    outbound.handle_wait(later + IDLE / 2);
+    assert_eq!(outbound.poll_timeout(), Some(later + IDLE));
+    outbound.handle_timeout(later + IDLE);
     let Some(Frame::Release(spare)) = outbound.poll_frame() else { panic!("credit is given back") };
     assert_eq!(outbound.credit.room(), CREDIT_BASE);
     assert!(spare > 9 << 20);
@@ -89,6 +94,7 @@ fn a_run_that_is_due_wakes_nobody_while_the_stream_does_not_take_it() {
 fn credit_beyond_all_measure_is_no_fault_of_arithmetic() {
     let mut outbound = core_half(1 << 20);
     outbound.handle_progress(u64::MAX, u64::MAX, u64::MAX);
+    outbound.handle_wait(Instant::now());
     let wake = outbound.poll_timeout().expect("the flow is idle with much credit");
     outbound.handle_timeout(wake);
     assert!(matches!(outbound.poll_frame(), Some(Frame::Release(_))));
