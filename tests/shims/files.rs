@@ -14,6 +14,9 @@ use crate::spans::{Marks, Script, proptest_config, run, run_in_all_cuts};
 const FILE: [u8; 16] = OPENED.file;
 const OTHER: [u8; 16] = [0xf2; 16];
 
+/// A tree beside the usual one.
+const SECOND: u32 = 0x7777;
+
 /// A conversation, a message a frame.
 struct Talk {
     script: Script,
@@ -624,6 +627,24 @@ impl Talk {
             .collect()
     }
 
+    /// Connects the usual share once more.
+    fn connect_second(&mut self) {
+        let id = self.ask(|id| tree_connect_request(id, r"\\srv\share"));
+        self.hear(of_tree(tree_connect_response(id, 1), SECOND));
+    }
+
+    /// Opens a file on another tree.
+    fn open_on_second(&mut self, name: &str, file: [u8; 16]) {
+        let id = self.ask(|id| of_tree(create_request(id, name, &[]), SECOND));
+        self.hear(of_tree(create_response(id, Opened { file, ..OPENED }), SECOND));
+    }
+
+    /// Reads a file on another tree.
+    fn read_on_second(&mut self, file: [u8; 16]) {
+        let id = self.ask(|id| of_tree(of_file(read_request(id, 0, 8), file), SECOND));
+        self.hear(of_tree(read_response(id, &[7; 8]), SECOND));
+    }
+
     fn write(&mut self, file: [u8; 16]) {
         self.ask(|id| of_file(write_request(id, 0, &[1; 4]), file));
     }
@@ -711,6 +732,61 @@ fn a_written_file_that_could_not_be_closed_may_still_be_open() {
         talk.read(file(number));
     }
     assert_eq!(talk.versions(), [true; 2]);
+}
+
+#[test]
+fn a_written_file_outlives_a_disconnect_or_logoff_that_failed_or_waits() {
+    for (command, status) in [
+        (TREE_DISCONNECT, Some(0xc000_0022)),
+        (LOGOFF, Some(0xc000_0022)),
+        (TREE_DISCONNECT, None),
+        (LOGOFF, None),
+    ] {
+        let mut talk = Talk::with_file();
+        talk.connect_second();
+        talk.read(FILE);
+        talk.write(FILE);
+        let id = talk.ask(|id| message(command, 0, 0, id, &[4, 0, 0, 0]));
+        if let Some(status) = status {
+            talk.hear(error_response(command, 0, status, id));
+        }
+        talk.open_on_second("dir\\file.bin", OTHER);
+        talk.read_on_second(OTHER);
+        talk.open_on_second("dir\\third.bin", [0xf3; 16]);
+        talk.read_on_second([0xf3; 16]);
+        assert_eq!(talk.versions(), [true, false, true], "{command} {status:?}");
+    }
+}
+
+#[test]
+fn a_file_that_was_open_when_its_tree_ended_may_still_be_written() {
+    for written in [true, false] {
+        let mut talk = Talk::with_file();
+        talk.connect_second();
+        if written {
+            talk.write(FILE);
+        }
+        let id = talk.ask(|id| message(TREE_DISCONNECT, 0, 0, id, &[4, 0, 0, 0]));
+        talk.hear(message(TREE_DISCONNECT, RESPONSE, 0, id, &[4, 0, 0, 0]));
+        talk.open_on_second("dir\\file.bin", OTHER);
+        talk.read_on_second(OTHER);
+        talk.ask(|id| of_tree(of_file(write_request(id, 0, &[1; 4]), FILE), SECOND));
+        talk.read_on_second(OTHER);
+        assert_eq!(talk.versions(), [!written, false], "written {written}");
+    }
+}
+
+#[test]
+fn a_write_behind_a_close_counts_if_the_close_failed() {
+    for closes in [true, false] {
+        let mut talk = Talk::with_file();
+        let id = talk.ask(|id| close_request(id, FILE));
+        talk.write(FILE);
+        talk.hear(if closes { close_response(id) } else { error_response(CLOSE, 0, 0xc000_00c9, id) });
+        talk.open("dir\\file.bin", Opened { file: OTHER, ..OPENED });
+        talk.read(OTHER);
+        assert_eq!(talk.versions(), [closes]);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! to know where data lies in a file. It serves hints, and decides of which blocks a slice may be named: where it is
 //! wrong about a place, a comparison is lost; where it were wrong about a version, a client might learn the hash of a
 //! block that it may not read. So a version is told only for a file opened here by its name, for as long as nothing
-//! was written through this connection:
+//! was written to it through a file known here:
 //!
 //! - The exact bytes of the path and the name are part of it, and the times and the length that the CREATE response
 //!   told. ChangeTime is among them because a change of the access rights sets it.
@@ -86,6 +86,8 @@ enum Awaited {
     Connect(Share),
     Create(OpenId),
     Close(OpenId),
+    Disconnect(Tree),
+    Logoff(SessionId),
 }
 
 impl Files {
@@ -119,14 +121,12 @@ impl Files {
             }
             (Command::TREE_DISCONNECT, _) => {
                 if let Some(tree) = message.tree {
-                    self.disconnect(tree);
+                    self.expect(message.header.message_id, Awaited::Disconnect(tree));
                 }
             }
             (Command::LOGOFF, _) => {
                 let session = message.tree.map_or(message.header.session_id, |tree| tree.0);
-                while let Some(tree) = self.shares.keys().find(|tree| tree.0 == session).copied() {
-                    self.disconnect(tree);
-                }
+                self.expect(message.header.message_id, Awaited::Logoff(session));
             }
             _ => {}
         }
@@ -146,9 +146,16 @@ impl Files {
             (None, Command::CREATE) if success => self.open_unknown(message),
             (Some(Awaited::Create(open)), Command::CREATE) => self.forget(open),
             (Some(Awaited::Close(open)), Command::CLOSE) if success => self.forget(open),
+            (Some(Awaited::Disconnect(tree)), Command::TREE_DISCONNECT) if success => self.disconnect(tree),
+            (Some(Awaited::Logoff(session)), Command::LOGOFF) if success => {
+                while let Some(tree) = self.shares.keys().find(|tree| tree.0 == session).copied() {
+                    self.disconnect(tree);
+                }
+            }
             // A file that could not be closed is rather forgotten than taken for another.
             (Some(Awaited::Create(open) | Awaited::Close(open)), _) => self.lose(open),
-            (Some(Awaited::Connect(_)) | None, _) => {}
+            // A tree that may still be connected keeps its files; whoever gets its id anew ends it.
+            (Some(Awaited::Connect(_) | Awaited::Disconnect(_) | Awaited::Logoff(_)) | None, _) => {}
         }
     }
 
@@ -251,13 +258,25 @@ impl Files {
     fn change_unknown(&mut self, message: &Message<'_>) {
         // A pipe is none.
         let on_disk = message.tree.is_none_or(|tree| self.shares.contains_key(&tree));
-        if self.lost_files && on_disk {
-            self.end_versions();
+        if !on_disk {
+            return;
         }
+        if self.lost_files {
+            return self.end_versions();
+        }
+        // Its id may be that of a file whose CLOSE will turn out to have failed.
+        let closing = |awaited: &Option<Awaited>| match awaited {
+            Some(Awaited::Close(open)) => Some(*open),
+            _ => None,
+        };
+        let closing: Vec<_> = self.awaited.values().filter_map(closing).collect();
+        closing.into_iter().for_each(|open| self.change(open));
     }
 
     fn end_versions(&mut self) {
-        self.lost_writes = true;
+        if std::mem::replace(&mut self.lost_writes, true) {
+            return;
+        }
         for open in self.opens.values_mut() {
             open.version = None;
         }
@@ -274,11 +293,12 @@ impl Files {
         }
     }
 
+    /// Learns that a tree is gone. What was open there may outlive it as a durable handle.
     fn disconnect(&mut self, tree: Tree) {
-        if self.shares.remove(&tree).is_some() {
-            self.by_file_id.retain(|_, open| self.opens.get(open).is_some_and(|open| open.tree != tree));
-            self.opens.retain(|_, open| open.tree != tree);
-        }
+        self.shares.remove(&tree);
+        let files: Vec<_> =
+            self.opens.iter().filter(|(_, open)| open.tree == tree).map(|(id, _)| *id).collect();
+        files.into_iter().for_each(|open| self.lose(open));
     }
 
     fn expect(&mut self, message_id: MessageId, awaited: Awaited) {
