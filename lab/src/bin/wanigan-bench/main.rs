@@ -47,7 +47,9 @@ const SCENARIOS: [Scenario; 9] = [
 fn main() -> Result<()> {
     let (mib, chosen) = arguments()?;
     let missing = scenario::missing(&NEEDS).or_else(|| scenario::missing(&Program::NEEDS));
-    ensure!(missing.is_none(), "missing: {missing:?}");
+    if let Some(missing) = missing {
+        bail!("{missing} is missing: `sh lab/install-deps.sh` installs what the lab needs");
+    }
     println!("{}", machine()?);
     let (mut targets, mut failed) = (Vec::new(), Vec::new());
     for (name, measure) in chosen {
