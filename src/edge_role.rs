@@ -394,7 +394,7 @@ impl Edge {
     /// Opens a flow, or returns `None` where there is no stream or memory for it at once.
     async fn open(&self, client: ClientAddr, server: ServerAddr, way: &Way) -> Option<Flow> {
         let Way { link, known } = way;
-        let window = Window::open(&self.budget)?;
+        let window = Window::open(&self.budget)?.with_round_trip(link.rtt());
         let receiving = Receiving::new(window, &self.budget, link.numbered())
             .keeping_literals()
             .on(Terms::OfRememberedCore(known.clone()));

@@ -378,7 +378,7 @@ impl Receiving {
             let (cost, reserved) = (writing.cost, writing.reserved);
             self.writing = None;
             self.reservation.shrink(reserved);
-            self.grant = self.window.handle_delivered(cost).or(self.grant);
+            self.grant = self.window.handle_delivered(cost, now).or(self.grant);
             self.advance(now);
         }
     }

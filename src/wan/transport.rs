@@ -5,15 +5,14 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::hmac;
 use prometheus::IntCounter;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{
-    AckFrequencyConfig, AsyncUdpSocket, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
-    IdleTimeout, Runtime, TokioRuntime, TransportConfig, UdpPoller, VarInt,
+    AckFrequencyConfig, AsyncUdpSocket, Endpoint, EndpointConfig, IdleTimeout, Runtime, TokioRuntime,
+    TransportConfig, UdpPoller, VarInt,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -88,21 +87,20 @@ pub fn transport_config(settings: &TransportSettings) -> Arc<TransportConfig> {
     Arc::new(config)
 }
 
-/// Binds the UDP socket of an edge, for one connection: its port tells what belongs to that, so packets to the edge need
-/// no connection ID (RFC 9000 §5.1), which would be eight bytes of each.
+/// Binds the UDP socket of an edge.
 ///
 /// # Errors
 /// The socket's.
 pub fn bind_client(ipv6: bool, metrics: &Metrics) -> io::Result<Endpoint> {
     let any = if ipv6 { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
     let socket = CountingSocket::bind(any, metrics)?;
-    let mut endpoint = EndpointConfig::default();
-    endpoint.cid_generator(|| Box::new(ConnectionIds { bytes: 0 }));
-    Endpoint::new_with_abstract_socket(endpoint, None, socket, Arc::new(TokioRuntime))
+    Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
 }
 
-/// Binds the UDP socket of a core. With the same `reset_key` after a restart it can tell edges at once that their
-/// links are gone.
+/// Binds the UDP socket of a core.
+///
+/// Resets for links from before a restart (RFC 9000 §10.3) are not sent, whatever the key: quinn drops packets to connection
+/// IDs that were signed with another process's key. So flows over a link whose core crashed end when the edge gives it up, in ten seconds.
 ///
 /// # Errors
 /// The socket's, for example that the address is in use.
@@ -113,35 +111,8 @@ pub fn bind_server(
     metrics: &Metrics,
 ) -> io::Result<Endpoint> {
     let socket = CountingSocket::bind(listen, metrics)?;
-    let mut endpoint = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
-    endpoint.cid_generator(|| Box::new(ConnectionIds { bytes: CONNECTION_ID_BYTES }));
+    let endpoint = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset_key)));
     Endpoint::new_with_abstract_socket(endpoint, Some(config), socket, Arc::new(TokioRuntime))
-}
-
-/// Random connection IDs, any of which may be one that was given before a restart.
-///
-/// Quinn's own generator signs its IDs with a key of the process, and packets to other IDs get no answer: no stateless
-/// reset either (RFC 9000 §10.3), which is for just these. Resets are shorter than what they answer, and rare.
-#[derive(Debug)]
-struct ConnectionIds {
-    bytes: usize,
-}
-
-impl ConnectionIdGenerator for ConnectionIds {
-    fn generate_cid(&mut self) -> ConnectionId {
-        let mut id = [0; CONNECTION_ID_BYTES];
-        let id = &mut id[..self.bytes];
-        rand::fill(id).expect("a system that runs TLS has randomness");
-        ConnectionId::new(id)
-    }
-
-    fn cid_len(&self) -> usize {
-        self.bytes
-    }
-
-    fn cid_lifetime(&self) -> Option<Duration> {
-        None
-    }
 }
 
 /// A UDP socket that counts the bytes its datagrams occupy on the network layer.
@@ -231,9 +202,6 @@ const SEND_WINDOW: u64 = 16 << 20;
 
 /// Asked of the kernel for each direction of the socket.
 const SOCKET_BUFFER: usize = 4 << 20;
-
-/// Of a core's IDs: as many as quinn's own have.
-const CONNECTION_ID_BYTES: usize = 8;
 
 /// Packets that share one acknowledgement: fewer bytes against the stream of data than TCP's every second.
 const ACK_EVERY_PACKETS: VarInt = VarInt::from_u32(8);
