@@ -343,8 +343,7 @@ impl Core {
             }
             let permit =
                 Arc::clone(&self.flow_permits).try_acquire_owned().map_err(|_| DialStatus::Overloaded)?;
-            let window =
-                Window::open(&self.budget).ok_or(DialStatus::Overloaded)?.with_round_trip(link.rtt());
+            let window = Window::open(&self.budget).ok_or(DialStatus::Overloaded)?;
             if self.dialled.contains(client) {
                 return Err(DialStatus::Loop);
             }

@@ -22,8 +22,6 @@ pub enum Library {
     Smbprotocol,
     /// `pysmb`.
     Pysmb,
-    /// `smbprotocol` itself, in the steps of [`super::steps`].
-    SmbprotocolSteps,
 }
 
 impl Library {
@@ -32,9 +30,6 @@ impl Library {
             Self::Impacket => ("impacket_get.py", include_str!("../../clients/impacket_get.py")),
             Self::Smbprotocol => ("smbprotocol_get.py", include_str!("../../clients/smbprotocol_get.py")),
             Self::Pysmb => ("pysmb_get.py", include_str!("../../clients/pysmb_get.py")),
-            Self::SmbprotocolSteps => {
-                ("smbprotocol_steps.py", include_str!("../../clients/smbprotocol_steps.py"))
-            }
         }
     }
 
