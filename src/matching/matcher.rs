@@ -508,13 +508,13 @@ impl Matcher {
 
     /// Passes on a part of a block that is equal to what is held, and moves the cursor behind it.
     fn take_slice(&mut self, block: &Hashed, skip: usize, len: usize) {
+        let Some(mut cursor) = self.cursor.take() else { return };
+        let Some(object) = self.run.object else { return };
         let offset = self.start();
         let at = self.passed;
         drop(self.run.held.split_to(len));
         self.passed += len as u64;
         self.search.hint_tried = None;
-        let Some(mut cursor) = self.cursor.take() else { return };
-        let Some(object) = self.run.object else { return };
         cursor.from_start = skip == 0 || cursor.from_start;
         let ends_block = skip + len == block.bytes().len();
         let released = if ends_block && cursor.from_start { object.version } else { None };
@@ -760,7 +760,8 @@ impl Matcher {
         // A copy goes on where the block went on before.
         let next = offset.wrapping_add(block.bytes().len() as u64);
         let is_there = map.at(&place, start).is_some_and(|(_, extent)| extent.digest == *block.digest());
-        if is_there && self.cursor.is_none() && self.start() == next {
+        let goes_on = self.run.object == Some(object) && self.start() == next;
+        if is_there && goes_on && self.cursor.is_none() {
             self.cursor = Cursor::at(&mut map, place, start.wrapping_add(block.bytes().len() as u64));
         }
     }
