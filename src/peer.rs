@@ -337,12 +337,16 @@ impl Peers {
         });
         let (peers, stopping) = (self.clone(), self.0.drain.stopping().clone());
         self.0.drain.spawn("connection to a peer", async move {
-            let ended = stopping.run_until_cancelled(carried).await.unwrap_or(Unanswered::Lost);
+            let left = stopping.run_until_cancelled(carried).await;
             let stood = counted.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(ledger) = &stood {
                 ledger.connections.fetch_sub(1, Ordering::Relaxed);
             }
+            let ended = left.as_ref().map_or(Unanswered::Lost, |left| left.reason);
             peers.handle_ended(peer, address, ended, stood.is_some());
+            if let Some(left) = left {
+                left.answer().await;
+            }
         });
         connection
     }

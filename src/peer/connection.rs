@@ -100,7 +100,7 @@ impl Connection {
     /// Returns a connection, and the task that makes and carries it and says how it ended.
     pub(super) fn new(
         settings: ConnectionSettings,
-    ) -> (Arc<Self>, impl Future<Output = Unanswered> + Send + 'static) {
+    ) -> (Arc<Self>, impl Future<Output = Leftover> + Send + 'static) {
         // A request and its cancellation have room each.
         let (sender, commands) = mpsc::channel(2 * REQUESTS_MAX);
         let close = CancellationToken::new();
@@ -175,11 +175,34 @@ impl Drop for CancelOnDrop<'_> {
     }
 }
 
+/// What is left of a connection that has ended: whoever asked still waits for an answer.
+pub(super) struct Leftover {
+    /// How it ended.
+    pub(super) reason: Unanswered,
+    requests: Requests<Reply>,
+    commands: mpsc::Receiver<Command>,
+}
+
+impl Leftover {
+    /// Answers all. Whoever is answered may ask again at once: what the end of the connection changes comes first.
+    pub(super) async fn answer(self) {
+        let Self { reason, mut requests, mut commands } = self;
+        for reply in requests.take_all() {
+            reply.send(Err(reason));
+        }
+        while let Some(command) = commands.recv().await {
+            if let Command::Get(_, _, reply) = command {
+                reply.send(Err(reason));
+            }
+        }
+    }
+}
+
 async fn run(
     settings: ConnectionSettings,
     mut commands: mpsc::Receiver<Command>,
     close: CancellationToken,
-) -> Unanswered {
+) -> Leftover {
     let address = settings.address;
     let mut requests = Requests::new(settings.patience, Instant::now());
     let ended = close.run_until_cancelled(carry(settings, &mut commands, &mut requests)).await;
@@ -191,15 +214,7 @@ async fn run(
         None => Unanswered::Lost,
     };
     commands.close();
-    for reply in requests.take_all() {
-        reply.send(Err(reason));
-    }
-    while let Some(command) = commands.recv().await {
-        if let Command::Get(_, _, reply) = command {
-            reply.send(Err(reason));
-        }
-    }
-    reason
+    Leftover { reason, requests, commands }
 }
 
 impl Reply {
