@@ -39,6 +39,8 @@ missing_packages() {
     echo "$wanted" | while read -r program package; do
         [ -z "$program" ] || command -v "$program" >/dev/null 2>&1 || echo "$package"
     done
+    # A module has no program.
+    ls /usr/lib/*/samba/vfs/shadow_copy2.so >/dev/null 2>&1 || echo samba-vfs-modules
     # Debian keeps what makes a virtual environment apart from Python.
     python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
 }

@@ -22,8 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::matching::ContentMap;
-use crate::matching::matcher::MapHandle;
+use crate::matching::{ContentMap, MapHandle};
 use crate::metrics::ContentMapMetrics;
 use crate::store::{Store, StoreConfig};
 

@@ -343,7 +343,8 @@ impl Core {
             }
             let permit =
                 Arc::clone(&self.flow_permits).try_acquire_owned().map_err(|_| DialStatus::Overloaded)?;
-            let window = Window::open(&self.budget).ok_or(DialStatus::Overloaded)?;
+            let window =
+                Window::open(&self.budget).ok_or(DialStatus::Overloaded)?.with_round_trip(link.rtt());
             if self.dialled.contains(client) {
                 return Err(DialStatus::Loop);
             }

@@ -158,12 +158,8 @@ fn start_blocks(
     if let Some(neighbourhood) = &neighbourhood {
         links.values().for_each(|link| neighbourhood.follow(link.clone(), &tasks.links));
     }
-    let (lan, answers, soon) = match neighbourhood {
-        Some(Neighbourhood { lan, answers, soon, .. }) => (Some(lan), answers, soon),
-        // Nobody is asked, so nobody answers.
-        None => (None, tokio::sync::mpsc::channel(1).1, Arc::default()),
-    };
-    Blocks::start(own, store.clone(), lan, answers, soon, metrics.clone(), &tasks.links)
+    let lan = neighbourhood.map(|Neighbourhood { lan, answers, .. }| (lan, answers));
+    Blocks::start(own, store.clone(), lan, metrics.clone(), &tasks.links)
 }
 
 fn start_links(
@@ -398,7 +394,7 @@ impl Edge {
     /// Opens a flow, or returns `None` where there is no stream or memory for it at once.
     async fn open(&self, client: ClientAddr, server: ServerAddr, way: &Way) -> Option<Flow> {
         let Way { link, known } = way;
-        let window = Window::open(&self.budget)?;
+        let window = Window::open(&self.budget)?.with_round_trip(link.rtt());
         let receiving = Receiving::new(window, &self.budget, link.numbered())
             .keeping_literals()
             .on(Terms::OfRememberedCore(known.clone()));

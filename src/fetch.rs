@@ -48,6 +48,8 @@ pub struct Lan {
     pub peers: Peers,
     /// Requests of peers for blocks that are on their way here.
     pub waiting: Waiting,
+    /// What peers are told of those.
+    pub soon: Arc<Soon>,
 }
 
 /// Where the blocks of a node are. Clones are the same.
@@ -118,34 +120,31 @@ impl Blocks {
     /// Each edge has its own, so that one that is slow or lies is waited for by its own flows alone.
     #[must_use]
     pub fn of_uploads(own: NodeId, store: Store, metrics: Metrics, tasks: &Drain) -> Self {
-        // Nobody is asked, so nobody answers.
-        let answers = mpsc::channel(1).1;
-        Self::with_plan(Plan::of_uploads(own), store, None, answers, Arc::default(), metrics, tasks)
+        Self::with_plan(Plan::of_uploads(own), store, None, metrics, tasks)
     }
 
-    /// Starts the task that fetches what the store does not have. `answers` are what comes of its asks.
+    /// Starts the task that fetches what the store does not have. Beside the LAN is what comes of its asks there.
     #[must_use]
     pub fn start(
         own: NodeId,
         store: Store,
-        lan: Option<Lan>,
-        answers: mpsc::Receiver<discovery::Event>,
-        soon: Arc<Soon>,
+        lan: Option<(Lan, mpsc::Receiver<discovery::Event>)>,
         metrics: Metrics,
         tasks: &Drain,
     ) -> Self {
-        Self::with_plan(Plan::new(own), store, lan, answers, soon, metrics, tasks)
+        Self::with_plan(Plan::new(own), store, lan, metrics, tasks)
     }
 
     fn with_plan(
         plan: Plan,
         store: Store,
-        lan: Option<Lan>,
-        answers: mpsc::Receiver<discovery::Event>,
-        soon: Arc<Soon>,
+        lan: Option<(Lan, mpsc::Receiver<discovery::Event>)>,
         metrics: Metrics,
         tasks: &Drain,
     ) -> Self {
+        // Where nobody is asked, nobody answers.
+        let (lan, answers) =
+            lan.map_or_else(|| (None, mpsc::channel(1).1), |(lan, answers)| (Some(lan), answers));
         let (inbox, events) = mpsc::channel(EVENTS);
         let wanted = Arc::new(AtomicUsize::new(0));
         let (core, core_answers) = mpsc::channel(CORE_ANSWERS);
@@ -159,7 +158,6 @@ impl Blocks {
             lan: lan.clone(),
             core,
             wanted: wanted.clone(),
-            soon,
             metrics,
             tasks: tasks.clone(),
         };
@@ -190,6 +188,12 @@ impl Blocks {
     /// Returns a block by its digest alone, to be compared with bytes that were just read.
     pub async fn peek(&self, digest: &Digest, len: u32) -> Option<Hashed> {
         self.store.get_digest(digest, len).await.map(Hashed::from)
+    }
+
+    /// Returns whether the store may have a block that it does not give now.
+    #[must_use]
+    pub fn may_have(&self, digest: &Digest) -> bool {
+        self.store.may_have_digest(digest)
     }
 
     /// Returns the block if the store has it: under its name, its older one, or as an upload.
@@ -307,7 +311,6 @@ struct Owner {
     lan: Option<Lan>,
     core: mpsc::Sender<(FlowKey, u64, CoreAnswer)>,
     wanted: Arc<AtomicUsize>,
-    soon: Arc<Soon>,
     metrics: Metrics,
     tasks: Drain,
 }
@@ -444,16 +447,16 @@ impl Owner {
             blocks = wanted.len(),
             refer, "the other side of the link is asked for blocks that are not here"
         );
-        if !refer {
-            wanted.iter().for_each(|(_, reference)| self.soon.add(reference));
+        let soon = self.lan.as_ref().filter(|_| !refer).map(|lan| lan.soon.clone());
+        if let Some(soon) = &soon {
+            wanted.iter().for_each(|(_, reference)| soon.add(reference));
         }
-        let (core, soon, metrics) = (self.core.clone(), self.soon.clone(), self.metrics.clone());
-        let tasks = self.tasks.clone();
+        let (core, metrics, tasks) = (self.core.clone(), self.metrics.clone(), self.tasks.clone());
         // It serves every flow that waits, so it does not end with the one it is made for.
         self.tasks.spawn("fetch", async move {
             let left = wanted.iter().copied().collect();
             FromCore { flow, port, core, metrics, left, tasks }.run(refer).await;
-            if !refer {
+            if let Some(soon) = soon {
                 wanted.iter().for_each(|(_, reference)| soon.remove(reference));
             }
         });

@@ -26,8 +26,11 @@ use tracing::debug;
 use wanigan_parsers::Direction;
 use wanigan_parsers::wan::DialStatus;
 
+pub mod credit;
 pub mod guessing;
 pub mod minter;
+pub mod outbound;
+pub mod pushing;
 pub mod receiving;
 pub mod recent;
 pub mod retained;
@@ -40,11 +43,12 @@ mod tests;
 
 use self::receiving::{LOOKAHEAD, Output, Receiving, Violation, Wanted, Written};
 use self::sending::Sending;
-use crate::block::{Block, Digest, Hashed};
+use crate::block::{Block, Digest};
 use crate::fault::ResetReason;
 use crate::fetch::plan::Want;
 use crate::fetch::{Blocks, FlowFetches, WANTS_MAX};
 use crate::matching::compress::{self, Malpacked, Packer, Unpacker};
+use crate::matching::matcher::Loaded;
 use crate::matching::observer::Observer;
 use crate::metrics::{Metrics, Source};
 use crate::relay::SETTLE;
@@ -102,7 +106,7 @@ pub struct Flow {
 enum Job {
     LookedUp(u64, Option<Block>),
     /// A block to compare with what the leg said.
-    Loaded(Digest, Option<Hashed>),
+    Loaded(Digest, Loaded),
     /// What is missing was asked for; it comes through the flow's fetches.
     Wanted,
 }
@@ -466,7 +470,7 @@ impl Flow {
             Ok(Job::LookedUp(number, block)) => {
                 self.receiving.handle_looked_up(number, block, Instant::now())
             }
-            Ok(Job::Loaded(digest, block)) => self.sending.handle_loaded(&digest, block),
+            Ok(Job::Loaded(digest, loaded)) => self.sending.handle_loaded(&digest, loaded),
             Ok(Job::Wanted) => {}
             // A bug of ours; the panic was logged.
             Err(_) => return Err(End::Reset(ResetReason::Unresolved)),
@@ -478,20 +482,24 @@ impl Flow {
     fn load(&mut self, jobs: &mut JoinSet<Job>) {
         while let Some((digest, len)) = self.sending.poll_load() {
             if let Some(block) = self.blocks.peek_now(&digest, len) {
-                self.sending.handle_loaded(&digest, Some(block));
+                self.sending.handle_loaded(&digest, Loaded::Block(block));
                 continue;
             }
             let blocks = self.blocks.clone();
             jobs.spawn(async move {
-                // Bytes of the leg wait for it: a disk that hangs is a disk that does not have the block.
-                let block = timeout(LOOK_UP_DEADLINE, blocks.peek(&digest, len)).await;
-                Job::Loaded(digest, block.ok().flatten())
+                // Bytes of the leg wait for it.
+                let block = timeout(LOOK_UP_DEADLINE, blocks.peek(&digest, len)).await.ok().flatten();
+                let missing = if blocks.may_have(&digest) { Loaded::NotNow } else { Loaded::Gone };
+                Job::Loaded(digest, block.map_or(missing, Loaded::Block))
             });
         }
     }
 
     /// Turns the frames that have credit into chunks for the stream, and ends it after FIN.
     fn fill_stream(&mut self, buffers: &mut Buffers) {
+        while let Some(block) = self.sending.poll_kept() {
+            self.blocks.keep(block);
+        }
         if !buffers.out.is_empty() || buffers.stream_finished {
             return;
         }
@@ -508,9 +516,6 @@ impl Flow {
                 self.metrics.count_compression(self.sends, before, after);
             }
             push_frame(frame, &mut buffers.out);
-            while let Some(block) = self.sending.poll_kept() {
-                self.blocks.keep(block);
-            }
             // Packing takes time, so the bytes before it are what counts.
             bytes += buffers.out.last().map_or(0, Bytes::len).max(plain);
         }

@@ -254,6 +254,8 @@ pub struct StoreMetrics {
     pub bad_blocks: IntCounter,
     /// Failed reads, writes and commits.
     pub errors: IntCounter,
+    /// Reads that were not begun because the disk did not answer.
+    pub skipped_reads: IntCounter,
     /// Whether the disk is in use: 1, or 0 after it failed.
     pub up: IntGauge,
 }
@@ -403,6 +405,11 @@ impl Metrics {
                     r,
                     "wanigan_store_errors_total",
                     "Failed reads, writes and commits of the store.",
+                ),
+                skipped_reads: counter(
+                    r,
+                    "wanigan_store_skipped_reads_total",
+                    "Reads not begun because the store's disk did not answer.",
                 ),
                 up: gauge(
                     r,

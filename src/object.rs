@@ -30,6 +30,12 @@ impl Place {
     pub fn of(parts: &[&[u8]]) -> Self {
         Self(hash(b"wanigan place v1", parts))
     }
+
+    /// Tells the places of one server from those of another.
+    #[must_use]
+    pub fn at(&self, server: &[u8]) -> Self {
+        Self::of(&[server, &self.0])
+    }
 }
 
 impl Version {

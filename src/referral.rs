@@ -16,6 +16,7 @@ use wanigan_parsers::wan::Referral;
 
 use crate::addr::NodeId;
 use crate::block::Digest;
+use crate::matching::asking::Asking;
 use crate::matching::uploads::Crossed;
 use crate::matching::{Knowledge, Record};
 use crate::pki::SiteName;
@@ -37,6 +38,8 @@ pub struct Holder {
     id: NodeId,
     site: SiteName,
     record: Record,
+    /// What its flows asked of what the record does not say.
+    asking: Arc<Mutex<Asking>>,
     /// What it uploaded. It keeps such blocks, but under no name that others could ask it by.
     given: Record,
     crossed: Crossed,
@@ -56,6 +59,8 @@ struct Presence {
 pub struct Neighbours {
     holders: Arc<Holders>,
     own: Arc<Holder>,
+    /// The edge's newest link when this was made.
+    link: u64,
     /// Who may be named to `own`, its own site first, as of `version`.
     others: Vec<Arc<Holder>>,
     version: u64,
@@ -82,7 +87,15 @@ impl Holders {
         let new = || {
             let blocks = self.blocks_each;
             let (record, given, crossed) = (Record::new(blocks), Record::new(blocks), Crossed::new(blocks));
-            Arc::new(Holder { id, site: site.clone(), record, given, crossed, presence: Mutex::default() })
+            Arc::new(Holder {
+                id,
+                site: site.clone(),
+                record,
+                asking: Arc::default(),
+                given,
+                crossed,
+                presence: Mutex::default(),
+            })
         };
         let holder = edges.entry(id).or_insert_with(new);
         if holder.site != *site {
@@ -157,6 +170,7 @@ impl Holder {
     /// Notes which store the edge has.
     pub fn handle_store(&self, store: [u8; 16]) {
         self.record.handle_store(store);
+        *self.asking.lock().unwrap_or_else(PoisonError::into_inner) = Asking::default();
         self.given.handle_store(store);
     }
 
@@ -178,18 +192,40 @@ impl Presence {
 }
 
 impl Neighbours {
-    /// Makes an edge's view.
+    /// Makes an edge's view, for one flow over its newest link.
     #[must_use]
     pub fn new(holders: Arc<Holders>, own: Arc<Holder>) -> Self {
         let version = holders.version.load(Ordering::Acquire);
         let others = holders.others(&own);
-        Self { holders, own, others, version }
+        let link = own.record.link();
+        Self { holders, own, link, others, version }
     }
 
     /// Returns the record of the edge itself.
     #[must_use]
     pub fn record(&self) -> &Record {
         &self.own.record
+    }
+
+    /// Returns what the edge's flows asked so far.
+    #[must_use]
+    pub fn asking(&self) -> Arc<Mutex<Asking>> {
+        Arc::clone(&self.own.asking)
+    }
+
+    /// Notes that this flow sends the edge the block. Exactly one of the next two calls follows for it.
+    pub fn handle_sent(&self, digest: &Digest) {
+        self.own.record.handle_sent(digest, self.link);
+    }
+
+    /// Notes that the edge has a block that this flow sent.
+    pub fn handle_received(&self, digest: &Digest) {
+        self.own.record.handle_received(digest, self.link);
+    }
+
+    /// Notes that a block that this flow sent may not have arrived.
+    pub fn handle_lost(&self, digest: &Digest) {
+        self.own.record.handle_lost(digest, self.link);
     }
 
     /// Notes that the edge is told of the block.
@@ -269,14 +305,14 @@ mod tests {
         let (one, two) = (edge(&holders, 1, "lisbon"), edge(&holders, 2, "lisbon"));
         let mut view = Neighbours::new(holders.clone(), one.clone());
         assert!(!view.knows(&D));
-        two.record.handle_sent(&D);
+        two.record.handle_sent(&D, 0);
         assert!(view.knows(&D));
         assert_eq!(view.refer(&D).map(|to| (to.node, to.wait_ms)), Some((NodeId([2; 32]), ON_THE_WAY_MS)));
-        two.record.handle_received(&D);
+        two.record.handle_received(&D, 0);
         assert_eq!(view.refer(&D).map(|to| (to.node, to.wait_ms)), Some((NodeId([2; 32]), 0)));
         view.forget(NodeId([2; 32]), &D);
         assert_eq!(view.refer(&D), None);
-        one.record.handle_sent(&D);
+        one.record.handle_sent(&D, 0);
         assert_eq!(view.refer(&D).map(|to| to.node), Some(NodeId([1; 32])), "it is on its way to the asker");
     }
 
@@ -316,7 +352,7 @@ mod tests {
         let mut view = Neighbours::new(holders.clone(), lisbon);
         assert_eq!(view.refer(&D).map(|to| to.node), Some(NodeId([2; 32])));
         let near = edge(&holders, 4, "lisbon");
-        near.record.handle_sent(&D);
+        near.record.handle_sent(&D, 0);
         assert_eq!(view.refer(&D).map(|to| to.node), Some(NodeId([4; 32])));
         let mut view = Neighbours::new(holders.clone(), faro);
         assert!(view.refer(&D).is_none() || view.refer(&D).map(|to| to.node) == Some(NodeId([3; 32])));

@@ -35,7 +35,8 @@
 //!
 //! A bad block is dropped from the table, counted, and not found. A disk that is full, read-only or broken turns the
 //! disk tier off (`wanigan_store_up` 0, one warning); blocks that are already on it are served as long as they read;
-//! the memory tier goes on, and the disk is tried again later. Only a key file that is no key stops a start, because
+//! the memory tier goes on, and the disk is tried again later. While a disk hangs its blocks are not found, and nobody
+//! waits for it but those who asked before that was known (`watch.rs`). Only a key file that is no key stops a start, because
 //! an operator has to say what it is.
 //!
 //! # Memory
@@ -52,7 +53,6 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 
 use crate::block::{Block, Reference};
 use crate::metrics::StoreMetrics;
@@ -74,6 +74,8 @@ mod seal;
 mod segment;
 mod sharing;
 mod table;
+mod tier;
+mod watch;
 mod writer;
 
 #[cfg(test)]
@@ -95,6 +97,7 @@ use owner::{Delays, Owner};
 use queue::{Pushed, Queue};
 use reader::Reader;
 use table::SEGMENT_BYTES_MAX;
+use tier::DiskTier;
 use writer::{Fault, Limits};
 
 /// Where the store lies and how large it may grow.
@@ -115,6 +118,8 @@ pub struct StoreConfig {
     pub checkpoint_after: Duration,
     /// How long after a fault the disk is tried again; doubles each time, up to ten minutes.
     pub retry_after: Duration,
+    /// How long a read may take. While one takes longer no other is begun, nor for five times that after it.
+    pub slow_after: Duration,
 }
 
 /// Why a store can't be opened.
@@ -154,14 +159,6 @@ struct Shared {
     metrics: StoreMetrics,
 }
 
-struct DiskTier {
-    queue: Arc<Queue>,
-    reader: Arc<Reader>,
-    reads: Arc<Semaphore>,
-    /// For reading manifests, so that nobody's questions take the place of reads.
-    look_ups: Arc<Semaphore>,
-}
-
 impl StoreConfig {
     /// Returns a configuration with the defaults beside what everybody has to say.
     #[must_use]
@@ -174,6 +171,7 @@ impl StoreConfig {
             segment_bytes: (size / 8).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES),
             checkpoint_after: Duration::from_secs(5),
             retry_after: Duration::from_secs(30),
+            slow_after: SLOW_AFTER,
         }
     }
 
@@ -227,8 +225,7 @@ impl Store {
 
         let memory_bytes = config.memory.saturating_sub(config.queue_bytes());
         let memory = Memory::new(memory_bytes, metrics.memory_bytes.clone());
-        let (reads, look_ups) = (Arc::new(Semaphore::new(READS_MAX)), Arc::new(Semaphore::new(LOOK_UPS_MAX)));
-        let tier = Some(DiskTier { queue, reader, reads, look_ups });
+        let tier = Some(DiskTier::new(queue, reader, config.slow_after, metrics.skipped_reads.clone()));
         let recent = Recent::new(config.memory);
         Ok(Self { shared: Arc::new(Shared { memory, recent, tier, expired, id, metrics }) })
     }
@@ -348,24 +345,14 @@ impl Shared {
         if !tier.reader.table.contains(&name.hint()) {
             return None;
         }
-        let permit = tier.reads.clone().acquire_owned().await.ok()?;
+        let turn = tier.turn().await?;
         if let Some(block) = self.find(&wanted, &name) {
             return Some(block);
         }
-        let reader = tier.reader.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            reader.read(&wanted)
-        });
-        // It fails only when the runtime shuts down.
-        let block = read.await.ok().flatten();
-        if let Some(block) = &block {
-            self.recent.note(&wanted);
-            self.memory.insert(name, block.clone());
-        } else if tier.reader.is_failing() {
-            tier.queue.report_reads();
-        }
-        block
+        let block = turn.read(move |reader| reader.read(&wanted)).await.flatten()?;
+        self.recent.note(&wanted);
+        self.memory.insert(name, block.clone());
+        Some(block)
     }
 
     fn knows(&self, name: &Name) -> bool {
@@ -435,7 +422,5 @@ const SEGMENTS_MIN: u64 = 4;
 const QUEUE_BYTES_MAX: u64 = 16 << 20;
 /// Two of the longest blocks.
 const QUEUE_BYTES_MIN: u64 = 9 << 18;
-/// Enough to keep a solid-state disk busy, few enough to bound the memory of reads to 16 MiB.
-const READS_MAX: usize = 16;
-/// Manifests that are read at once for peers and for walks: 704 KiB each at most.
-const LOOK_UPS_MAX: usize = 4;
+/// Far longer than a read behind 15 others takes, and less than those wait who have something else to do.
+const SLOW_AFTER: Duration = Duration::from_secs(1);

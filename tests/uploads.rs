@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,6 +26,11 @@ use wanigan::wan::frames::{FrameReader, read_frame, read_kind};
 use wanigan::wan::transport::{TransportSettings, bind_client, transport_config};
 use wanigan::wan::{FlowPort, FlowStream, Hello, Link, code};
 use wanigan_parsers::wan::{Frame, StreamKind};
+
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use nodes::{configure, free_udp_address};
 
 /// How long anything here may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -245,14 +250,14 @@ impl Office {
         let core_address = free_udp_address();
         let allow = server.address;
         let tables = format!("[core]\nlisten = '{core_address}'\nallow-servers = ['{allow}']\n{core}");
-        let core_config = configure(&authority, dir, "hq", Roles::CORE, &tables);
+        let core_config = configure(&authority, dir, ("hq", "hq"), Roles::CORE, &tables);
         let core = node::start(&Config::load(&core_config).unwrap()).await.unwrap();
         let tables = format!(
             "[peers]\nenabled = false\n[store]\nsize = '64 MiB'\n[[edge.route]]\nservers = ['127.0.0.0/8']\n\
              core = '{core_address}'\n[[edge.intercept]]\nmode = 'listen'\nlisten = '127.0.0.1:0'\nserver = '{allow}'\n"
         );
-        let edge_config = configure(&authority, dir, "gw", Roles::EDGE, &tables);
-        configure(&authority, dir, "rogue", Roles::EDGE, &tables);
+        let edge_config = configure(&authority, dir, ("gw", "branch"), Roles::EDGE, &tables);
+        configure(&authority, dir, ("rogue", "branch"), Roles::EDGE, &tables);
         let edge = node::start(&Config::load(&edge_config).unwrap()).await.unwrap();
         let office = Self { server, core: Some(core), core_config, edge, directory };
         office.link_up().await;
@@ -479,22 +484,6 @@ async fn serve(
 
 fn put_head(path: &str, length: usize) -> Vec<u8> {
     format!("PUT {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n").into_bytes()
-}
-
-fn configure(authority: &Authority, dir: &Path, name: &str, roles: Roles, tables: &str) -> PathBuf {
-    let site = if roles == Roles::CORE { "hq" } else { "branch" };
-    authority.issue(&name.parse().unwrap(), &site.parse().unwrap(), roles).unwrap();
-    let file = dir.join(format!("{name}.toml"));
-    let text = format!(
-        "[node]\nname = '{name}'\nsite = '{site}'\nstate-dir = '{name}'\nca = 'ca.pem'\ncertificate = '{name}.pem'\n\
-         key = '{name}.key'\n[admin]\nlisten = '127.0.0.1:0'\n{tables}"
-    );
-    std::fs::write(&file, text).unwrap();
-    file
-}
-
-fn free_udp_address() -> SocketAddr {
-    std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap()
 }
 
 async fn eventually(mut holds: impl FnMut() -> bool) {

@@ -1,4 +1,5 @@
-//! Unmodified clients, eight ways to read over SMB and `curl`, `rsync` to compare with, and one of our own that watches the time.
+//! Unmodified clients, eight ways to read over SMB and `curl`, `rsync` to compare with, and two of our own: one that watches the
+//! time, and one that is told each step.
 
 pub mod curl;
 pub mod programs;
@@ -6,6 +7,7 @@ pub mod python;
 pub mod reader;
 pub mod rsync;
 pub mod smbclient;
+pub mod steps;
 
 use std::path::PathBuf;
 use std::time::Duration;

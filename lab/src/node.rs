@@ -18,8 +18,10 @@ use crate::scenario;
 use crate::topology::{EDGE_LAN, Lab};
 use crate::wan::Passing;
 
+mod restart;
 mod setup;
 
+pub use restart::Loss;
 use setup::Role;
 pub use setup::Setup;
 
@@ -79,8 +81,15 @@ impl<'a> Pair<'a> {
     /// # Errors
     /// If one does not start, or the link does not stand.
     pub fn start(lab: &'a Lab, mode: Mode, memory: Memory) -> Result<Self> {
-        let setups = [Setup::edge(lab, mode).memory(memory)];
-        let Branch { mut edges, core, .. } = Branch::start(lab, &Setup::core(lab).memory(memory), &setups)?;
+        Self::start_with(lab, &Setup::core(lab).memory(memory), Setup::edge(lab, mode).memory(memory))
+    }
+
+    /// The same with nodes of one's own.
+    ///
+    /// # Errors
+    /// As [`Pair::start`].
+    pub fn start_with(lab: &'a Lab, core: &Setup<'a>, edge: Setup<'a>) -> Result<Self> {
+        let Branch { mut edges, core, .. } = Branch::start(lab, core, &[edge])?;
         Ok(Self { edge: edges.pop().context("an edge was started")?, core })
     }
 
@@ -195,14 +204,9 @@ impl Certificates {
         std::fs::create_dir_all(&state).context("make a state directory")?;
         let file = lab.path(&format!("{name}.toml"));
         std::fs::write(&file, setup.configuration(&self.directory, &state)).context("configure a node")?;
-        let process = setup.namespace.spawn(name, &mut setup.run(&self.wanigan, &file)?)?;
-        let namespace = setup.namespace;
-        let mut node = Node { process, namespace, wanigan: self.wanigan.clone(), file, state };
-        let started = wait_until(&format!("{name} is healthy"), Duration::from_secs(20), || {
-            node.process.check()?;
-            Ok(node.admin("/healthz").is_ok())
-        });
-        started.with_context(|| node.process.log())?;
+        let process = setup.spawn(&self.wanigan, &file)?;
+        let mut node = Node { process, setup: setup.clone(), wanigan: self.wanigan.clone(), file, state };
+        node.wait_for_health()?;
         Ok(node)
     }
 
@@ -218,7 +222,7 @@ impl Certificates {
 #[derive(Debug)]
 pub struct Node<'a> {
     process: Process,
-    namespace: &'a Namespace,
+    setup: Setup<'a>,
     wanigan: PathBuf,
     file: PathBuf,
     state: PathBuf,
@@ -228,7 +232,7 @@ impl<'a> Node<'a> {
     /// Returns where it runs.
     #[must_use]
     pub fn namespace(&self) -> &'a Namespace {
-        self.namespace
+        self.setup.namespace
     }
 
     /// Returns its state directory.
@@ -242,7 +246,7 @@ impl<'a> Node<'a> {
     /// # Errors
     /// If it fails.
     pub fn wanigan(&self, words: &[&str]) -> Result<String> {
-        let mut command = self.namespace.command(&self.wanigan.to_string_lossy());
+        let mut command = self.namespace().command(&self.wanigan.to_string_lossy());
         command.args(words).arg("-c").arg(&self.file);
         Ok(run(&mut command, Duration::from_secs(20))?
             .ok()
@@ -277,7 +281,7 @@ impl<'a> Node<'a> {
     /// # Errors
     /// If the node does not answer, or not with 200.
     pub fn admin(&self, path: &str) -> Result<String> {
-        let mut stream = self.namespace.connect(ADMIN, SOON)?;
+        let mut stream = self.namespace().connect(ADMIN, SOON)?;
         stream.set_read_timeout(Some(SOON))?;
         // HTTP/1.0 keeps the answer free of chunks.
         write!(stream, "GET {path} HTTP/1.0\r\nHost: node\r\n\r\n").context("ask the admin address")?;
@@ -302,12 +306,20 @@ impl<'a> Node<'a> {
         .with_context(|| self.process.log())
     }
 
+    fn wait_for_health(&mut self) -> Result<()> {
+        let healthy = wait_until(&format!("{} is healthy", self.setup.name), Duration::from_secs(20), || {
+            self.process.check()?;
+            Ok(self.admin("/healthz").is_ok())
+        });
+        healthy.with_context(|| self.process.log())
+    }
+
     /// Returns all that the packet filter of the node's namespace holds.
     ///
     /// # Errors
     /// If `nft` fails.
     pub fn packet_filter(&self) -> Result<String> {
-        Ok(self.namespace.run(&["nft", "list", "ruleset"], SOON)?.ok()?.text())
+        Ok(self.namespace().run(&["nft", "list", "ruleset"], SOON)?.ok()?.text())
     }
 }
 

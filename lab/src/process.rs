@@ -4,7 +4,8 @@
 //! killed and reported as an error, never waited for.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -190,6 +191,30 @@ impl Process {
             fields.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
         // USER_HZ is 100 on every Linux of the platforms Debian 12 runs on.
         Ok(Duration::from_millis(ticks * 10))
+    }
+
+    /// Writes what the program has in memory of its own to a file (proc_pid_maps(5), proc_pid_mem(5)).
+    ///
+    /// # Errors
+    /// If the program is gone, or the file cannot be written.
+    pub fn dump_memory(&self, path: &Path) -> Result<()> {
+        let directory = PathBuf::from(format!("/proc/{}", self.pid()));
+        let maps = std::fs::read_to_string(directory.join("maps")).context("read its maps")?;
+        let memory = File::open(directory.join("mem")).context("open its memory")?;
+        let mut dump = File::create(path).with_context(|| format!("create {}", path.display()))?;
+        let mut bytes = Vec::new();
+        for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            let (from, to) = range.with_context(|| format!("find a range in {line:?}"))?;
+            let [from, to] = [from, to].map(|at| u64::from_str_radix(at, 16).context("read an address"));
+            let (from, to) = (from?, to?);
+            bytes.resize(usize::try_from(to - from).context("a range fits memory")?, 0);
+            // A range that went since the maps were read held nothing that is in use.
+            if memory.read_exact_at(&mut bytes, from).is_ok() {
+                dump.write_all(&bytes).context("write a dump")?;
+            }
+        }
+        Ok(())
     }
 
     fn nix_pid(&self) -> Result<Pid> {

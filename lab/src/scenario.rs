@@ -14,13 +14,14 @@ use anyhow::{Context, Result};
 
 use crate::clients::python;
 use crate::process::run;
+use crate::servers::smbd;
 use crate::topology::{Hosts, Lab};
 use crate::wan::Shape;
 
 /// Runs the body of a lab test.
 ///
 /// `scenario!(["smbd", "wanigan"], clients, shape, |lab| { …; Ok(()) })`: the programs it needs (`wanigan` is the built
-/// binary, `lab-python` the environment of [`crate::clients::python`]), how many clients or which [`Hosts`], the WAN's [`Shape`], and a closure that gets the `&Lab` and returns `anyhow::Result<()>`.
+/// binary, `lab-python` the environment of [`crate::clients::python`], `samba-vfs` Samba's modules), how many clients or which [`Hosts`], the WAN's [`Shape`], and a closure that gets the `&Lab` and returns `anyhow::Result<()>`.
 #[macro_export]
 macro_rules! scenario {
     ([$($need:literal),* $(,)?], $hosts:expr, $shape:expr, $body:expr) => {{
@@ -91,6 +92,9 @@ fn is_there(need: &str) -> bool {
     }
     if need == python::NEED {
         return python::interpreter().is_some();
+    }
+    if need == smbd::MODULES_NEED {
+        return smbd::has_modules();
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

@@ -45,8 +45,6 @@ pub(super) struct Neighbourhood {
     pub lan: Lan,
     /// What comes of asks.
     pub answers: mpsc::Receiver<discovery::Event>,
-    /// Blocks on their way, for those who ask.
-    pub soon: Arc<Soon>,
     domains: Arc<Domains>,
     /// Where operators say that others reach this edge; the system's addresses where they say nothing.
     advertise: Vec<SocketAddr>,
@@ -106,9 +104,9 @@ impl Neighbourhood {
             drain.spawn("serving peers", serving.run(settings, peers.clone(), drain.clone()));
         }
         let (discovery, answers) = Discovery::start(discovery, held, metrics.clone(), drain)?;
-        let lan = Lan { discovery, peers, waiting };
+        let lan = Lan { discovery, peers, waiting, soon };
         let advertise = settings.advertise.clone();
-        Ok(Self { lan, answers, soon, domains, advertise, store: store.clone() })
+        Ok(Self { lan, answers, domains, advertise, store: store.clone() })
     }
 
     /// Keeps a core told where this edge is reached, and this edge told of the core's time and secrets.

@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use wanigan_parsers::wan::Referral;
 
+use super::guessing::Guessing;
 use crate::addr::NodeId;
 use crate::block::{Block, Digest, Hashed, Named, Naming, Reference, ServerSecret};
 use crate::matching::Knowledge;
@@ -65,6 +66,13 @@ impl Minter {
     /// Returns whether the other side may be told of a block of which it is sent a part. What a core names entitles to
     /// the whole: the edge was sent it before, or somebody was, of this version of this file, for which servers grant
     /// reading in whole. An edge names what its client has.
+    ///
+    /// That an edge *uploaded* a block is not enough, though it has shown every byte of it. It was never told the
+    /// block's secret, and a core tells that for bytes that a server released alone, never for what an edge says. Else
+    /// an edge could upload guesses, of which a server need release no more than the few bytes that everybody knows,
+    /// and would have for each the tag by which to ask its neighbours whether they hold it (docs/threat-model.md,
+    /// *Uploads*). So what was just written is read back in pieces as literals, once: they are sealed, and the edge
+    /// then has the block by the core's own word.
     #[must_use]
     pub fn may_name_part(&self, digest: &Digest, same_version: bool) -> bool {
         match self {
@@ -114,14 +122,14 @@ impl Minter {
     /// Notes that a block goes out in full. Exactly one of the next two calls follows for it.
     pub fn handle_sent(&self, digest: &Digest) {
         if let Self::Core { neighbours, .. } = self {
-            neighbours.record().handle_sent(digest);
+            neighbours.handle_sent(digest);
         }
     }
 
     /// Notes that the other side has a block that went out in full.
     pub fn handle_taken(&self, digest: &Digest) {
         match self {
-            Self::Core { neighbours, .. } => neighbours.record().handle_received(digest),
+            Self::Core { neighbours, .. } => neighbours.handle_received(digest),
             Self::Edge { known, .. } => known.learn(digest, None),
         }
     }
@@ -129,7 +137,7 @@ impl Minter {
     /// Notes that a block that went out in full may not have arrived.
     pub fn handle_lost(&self, digest: &Digest) {
         if let Self::Core { neighbours, .. } = self {
-            neighbours.record().handle_lost(digest);
+            neighbours.handle_lost(digest);
         }
     }
 
@@ -162,9 +170,46 @@ impl Minter {
         }
     }
 
+    /// Returns what a new flow knows of the blocks of which nothing is known.
+    #[must_use]
+    pub fn guessing(&self) -> Guessing {
+        match self {
+            Self::Core { neighbours, .. } => Guessing::new(neighbours.asking()),
+            Self::Edge { .. } => Guessing::default(),
+        }
+    }
+
     /// Returns whether the other side may be sent elsewhere for blocks.
     #[must_use]
     pub fn refers(&self) -> bool {
         matches!(self, Self::Core { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::referral::Holders;
+
+    #[test]
+    fn a_part_of_what_an_edge_uploaded_names_the_block_only_once_the_server_released_all_of_it() {
+        let holders = Arc::new(Holders::new(100, Vec::new()));
+        let holder = holders.of(NodeId([1; 32]), &"lisbon".parse().unwrap()).unwrap();
+        let naming = Naming { current: ServerSecret::new([1; 32]), older: None };
+        let mut minter = Minter::Core {
+            naming: Arc::new(RwLock::new(naming)),
+            neighbours: Neighbours::new(holders, Arc::clone(&holder)),
+            numbers: Arc::default(),
+        };
+        let (block, _) = minter.mint(Hashed::of(vec![7; 9000].into()));
+        let digest = block.reference().digest;
+        holder.handle_given(&digest);
+        assert!(minter.known(block.reference()).is_some(), "the whole may be named");
+        assert!(!minter.may_name_part(&digest, false));
+        assert!(minter.may_name_part(&digest, true), "who may read a part may read the rest");
+        minter.handle_sent(&digest);
+        assert!(!minter.may_name_part(&digest, false), "the edge has not said that it took it");
+        minter.handle_taken(&digest);
+        assert!(minter.may_name_part(&digest, false));
     }
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use wanigan_parsers::wan::{DialStatus, FETCH_NUMBERS_MAX, Frame, SealSpan};
 
+use super::credit::frame_cost;
 use super::recent::{NotYetCome, Recent};
-use super::sending::frame_cost;
 use super::terms::{Admitted, Forged, Terms};
 use super::window::{Overrun, Window};
 use crate::block::{Block, Named, Reference, WrongBlock};
@@ -378,7 +378,7 @@ impl Receiving {
             let (cost, reserved) = (writing.cost, writing.reserved);
             self.writing = None;
             self.reservation.shrink(reserved);
-            self.grant = self.window.handle_delivered(cost).or(self.grant);
+            self.grant = self.window.handle_delivered(cost, now).or(self.grant);
             self.advance(now);
         }
     }

@@ -99,7 +99,7 @@ fn blocks_out_of_the_order_of_their_numbers_go_one_by_one_and_slices_are_joined(
     flow.give_slices([slice(2, 0, 65_000), slice(2, 65_000, 536), whole(3)]);
     world.settle(&mut flow);
     assert_eq!(flow.kinds, ["run", "run", "slice", "slice", "run"]);
-    assert!(flow.sending.retained_bytes() == 0);
+    assert!(flow.sending.outbound().retained_bytes() == 0);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn what_went_in_pieces_is_sealed_stored_and_numbered() {
         spans.push(SealSpan { offset: offset + 6, len: 4096 });
         offset += 6 + 4096;
     }
-    flow.sending.queue_seal(*block.reference(), spans.clone());
+    flow.sending.outbound().queue_seal(*block.reference(), spans.clone());
     world.settle(&mut flow);
     assert_eq!(world.store.get(block.reference()).map(Block::bytes), Some(block.bytes()));
     let mut other = world.open();
@@ -205,20 +205,36 @@ fn what_went_in_pieces_is_sealed_stored_and_numbered() {
 }
 
 #[test]
-fn a_seal_of_what_was_not_kept_stores_nothing_and_is_counted() {
+fn a_seal_of_what_was_not_kept_stores_nothing_and_is_counted_and_costs_a_fetch_once() {
     let mut world = World::new();
-    let (files, mut flow) = (file(2), world.open());
+    let (files, mut flow) = (file(3), world.open());
     world.read(&mut flow, &files[..1]);
-    let block = world.blocks(&files)[1].clone();
-    let number_of_the_first = SealSpan { offset: 0, len: CELL_BYTES as u32 };
-    flow.give_opaque(block.bytes());
-    flow.sending.queue_seal(*block.reference(), vec![number_of_the_first]);
+    let blocks = world.blocks(&files);
+    let span_of_the_first = SealSpan { offset: 0, len: CELL_BYTES as u32 };
+    for block in &blocks[1..] {
+        flow.give_opaque(block.bytes());
+        flow.sending.outbound().queue_seal(*block.reference(), vec![span_of_the_first]);
+    }
     world.settle(&mut flow);
-    assert_eq!((flow.missed, world.store.len()), (1, 1));
-    assert!(flow.sending.is_idle(), "the seal was acknowledged");
-    // The sender finds out as with any block that is gone.
-    world.read(&mut flow, &files[1..]);
-    assert_eq!(flow.fetched, 1);
+    assert_eq!((flow.missed, world.store.len()), (2, 1));
+    assert!(flow.sending.is_idle(), "the seals were acknowledged");
+    // The sender finds out as with any block that is gone, of the whole or of a part.
+    let part = (blocks[2].clone(), 9, 300);
+    flow.kinds.clear();
+    world.read(&mut flow, &files[1..2]);
+    assert_eq!((flow.fetched, flow.kinds.as_slice()), (1, &["run"][..]));
+    let mut other = world.open();
+    other.give_slices([part.clone()]);
+    world.settle(&mut other);
+    assert_eq!((other.fetched, other.kinds.as_slice()), (1, &["slice"][..]));
+    // Then it is a block as any other.
+    assert_eq!(world.store.len(), 3);
+    let mut third = world.open();
+    world.read(&mut third, &files);
+    third.give_slices([part]);
+    world.settle(&mut third);
+    assert_eq!(third.fetched, 0);
+    assert!(!third.kinds.contains(&"data"), "{:?}", third.kinds);
 }
 
 /// What outlives a flow, and a link.
@@ -273,17 +289,13 @@ impl World {
         let neighbours = Neighbours::new(Arc::clone(&self.holders), holder);
         let (naming, numbers) = (Arc::clone(&self.naming), Arc::clone(&self.numbers));
         let minter = Minter::Core { naming, neighbours, numbers };
-        let receiving = self.receiving();
-        let credit = credit.min(receiving.credit());
+        self.pair(minter, self.receiving(), credit)
+    }
+
+    fn pair(&self, minter: Minter, receiving: Receiving, credit: u64) -> Pair {
+        let (matcher, credit) = (Matcher::alone(&self.budget), credit.min(receiving.credit()));
         Pair {
-            sending: Sending::new(
-                Some(minter),
-                Matcher::alone(&self.budget),
-                &self.budget,
-                64 << 20,
-                credit,
-                self.now,
-            ),
+            sending: Sending::new(Some(minter), matcher, &self.budget, 64 << 20, credit, self.now),
             receiving,
             expected: VecDeque::new(),
             crossed: 0,
@@ -344,6 +356,8 @@ impl World {
                     };
                     flow.fetched += 1;
                     let block = Block::verify(wanted.reference, bytes).unwrap();
+                    // As every fetch does.
+                    self.store.insert(wanted.reference, block.clone());
                     let source = crate::metrics::Source::Core;
                     flow.receiving.handle_fetched(wanted.number, Some((block, source)), now).unwrap();
                 }
@@ -384,7 +398,7 @@ impl Pair {
     fn give_slices<const N: usize>(&mut self, slices: [(Block, u32, u32); N]) {
         for (block, skip, len) in slices {
             self.expected.extend(&block.bytes()[skip as usize..(skip + len) as usize]);
-            self.sending.queue_slice(block, skip, len);
+            self.sending.outbound().queue_part(block, skip, len);
         }
     }
 

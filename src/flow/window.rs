@@ -1,10 +1,16 @@
-//! The receiver's side of a flow's credit: how many frame bytes the sender may have on the way or in our queue.
+//! The receiver's side of a flow's credit: how many frame bytes the sender may have on the way or in our queue. The
+//! sender's is `credit.rs`.
 //!
 //! Every byte of credit is a byte reserved from the node's [`Budget`], so a sender that keeps to its credit can never
 //! make the node hold more than the budget, and clients that stop reading cannot take the room of others: a flow may
 //! have at most an eighth of what is free, so each further one gets less, down to [`CREDIT_BASE`], which is reserved
-//! before the flow begins. A flow in steady use doubles its window up to [`CREDIT_MAX`]; one that falls idle is made
-//! small again by the sender's RELEASE.
+//! before the flow begins. A flow that uses half of its window in a moment doubles it, up to [`CREDIT_MAX`]; one that
+//! falls idle is made small again by the sender's RELEASE.
+//!
+//! A window beyond what the line carries in a round trip makes nothing faster: it is a queue at the sender, of blocks that
+//! were decided to go in full long before they go. Other edges that read the same file would wait for each of them.
+
+use std::time::{Duration, Instant};
 
 use crate::budget::{Budget, Reservation};
 
@@ -14,6 +20,10 @@ pub const CREDIT_BASE: u64 = 136 << 10;
 
 /// The largest window, in bytes: 160 MB/s at a round trip of 50 ms.
 pub const CREDIT_MAX: u64 = 8 << 20;
+
+/// Half of a window that is used up within this time, or within a round trip if that is longer, may have held the sender
+/// up: the window grows.
+const USED_SOON: Duration = Duration::from_millis(150);
 
 /// The sender used more credit than it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +39,8 @@ pub struct Window {
     received: u64,
     delivered: u64,
     size: u64,
+    used_soon: Duration,
+    last_given: Option<Instant>,
 }
 
 impl Window {
@@ -36,7 +48,21 @@ impl Window {
     #[must_use]
     pub fn open(budget: &Budget) -> Option<Self> {
         let reservation = budget.reserve(CREDIT_BASE)?;
-        Some(Self { reservation, granted: CREDIT_BASE, received: 0, delivered: 0, size: CREDIT_BASE })
+        Some(Self {
+            reservation,
+            granted: CREDIT_BASE,
+            received: 0,
+            delivered: 0,
+            size: CREDIT_BASE,
+            used_soon: USED_SOON,
+            last_given: None,
+        })
+    }
+
+    /// Tells how long the way to the sender and back takes.
+    #[must_use]
+    pub fn with_round_trip(self, time: Duration) -> Self {
+        Self { used_soon: time.max(USED_SOON), ..self }
     }
 
     /// Returns the total credit given.
@@ -58,9 +84,9 @@ impl Window {
     }
 
     /// Takes note of frame bytes that left the queue. Returns the new total when more credit was given.
-    pub fn handle_delivered(&mut self, bytes: u64) -> Option<u64> {
+    pub fn handle_delivered(&mut self, bytes: u64, now: Instant) -> Option<u64> {
         self.delivered += bytes;
-        self.grant()
+        self.grant(now)
     }
 
     /// Takes note of credit that the sender gave back: the flow is idle.
@@ -76,14 +102,16 @@ impl Window {
     }
 
     /// Tops the window up when half of it is used.
-    fn grant(&mut self) -> Option<u64> {
+    fn grant(&mut self, now: Instant) -> Option<u64> {
         let usable = self.granted.saturating_sub(self.received);
         if usable > self.size / 2 {
             self.settle();
             return None;
         }
         let fair = (self.reservation.budget().free() / 8).clamp(CREDIT_BASE, CREDIT_MAX);
-        self.size = (self.size * 2).min(fair);
+        let is_soon =
+            self.last_given.is_none_or(|last| now.saturating_duration_since(last) <= self.used_soon);
+        self.size = if is_soon { (self.size * 2).min(fair) } else { self.size.min(fair) };
         let before = self.granted;
         self.granted = self.granted.max(self.delivered + self.size);
         let base_end = before.max(self.delivered + CREDIT_BASE);
@@ -93,7 +121,11 @@ impl Window {
             self.size = CREDIT_BASE;
             self.settle();
         }
-        (self.granted > before).then_some(self.granted)
+        let is_more = self.granted > before;
+        if is_more {
+            self.last_given = Some(now);
+        }
+        is_more.then_some(self.granted)
     }
 
     /// Brings the reservation to what is outstanding. Returns whether it fitted.
@@ -119,16 +151,39 @@ mod tests {
     fn a_flow_in_use_grows_and_an_idle_one_shrinks() {
         let budget = budget(64 << 20);
         let mut window = Window::open(&budget).unwrap();
-        let mut sent = 0;
+        let (mut sent, now) = (0, Instant::now());
         while window.size < (7 << 20) {
             let usable = window.granted() - sent;
             sent += usable;
             window.handle_received(usable).unwrap();
-            window.handle_delivered(usable).expect("more is given");
+            window.handle_delivered(usable, now).expect("more is given");
         }
         let usable = window.granted() - sent;
         window.handle_released(usable - CREDIT_BASE).unwrap();
         assert_eq!((64 << 20) - budget.free(), CREDIT_BASE);
+    }
+
+    #[test]
+    fn a_window_grows_to_what_the_line_carries_in_a_moment() {
+        for (rate, round_trip, least, most) in [
+            (2_500_000, 50, 300 << 10, 1_200 << 10),
+            // Of the first half nothing is known yet.
+            (100_000, 50, 0, 2 * CREDIT_BASE),
+            (2_500_000, 600, 1_500_000, 5 << 20),
+        ] {
+            let budget = budget(256 << 20);
+            let mut window =
+                Window::open(&budget).unwrap().with_round_trip(Duration::from_millis(round_trip));
+            let mut now = Instant::now();
+            for _ in 0..400 {
+                // A hundredth of a second's bytes come, if there is credit for them, and go.
+                let bytes = (rate / 100).min(window.granted() - window.received);
+                window.handle_received(bytes).unwrap();
+                window.handle_delivered(bytes, now);
+                now += Duration::from_millis(10);
+            }
+            assert!((least..=most).contains(&window.size), "{rate} {round_trip}: {}", window.size);
+        }
     }
 
     #[test]
@@ -140,7 +195,7 @@ mod tests {
             for _ in 0..6 {
                 let usable = window.granted() - window.received;
                 window.handle_received(usable).unwrap();
-                window.handle_delivered(usable - 1);
+                window.handle_delivered(usable - 1, Instant::now());
             }
             let usable = window.granted() - window.received;
             window.handle_received(usable).unwrap();
@@ -168,7 +223,7 @@ mod tests {
             for (send, deliver) in steps {
                 let send = send.min(window.granted().saturating_sub(window.received));
                 window.handle_received(send).unwrap();
-                window.handle_delivered(deliver.min(window.received - window.delivered));
+                window.handle_delivered(deliver.min(window.received - window.delivered), Instant::now());
                 prop_assert_eq!(limit - budget.free(), (window.granted - window.delivered).max(CREDIT_BASE));
                 if window.received == window.delivered {
                     prop_assert!(window.granted() > window.received);

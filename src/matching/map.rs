@@ -24,6 +24,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
+use std::sync::{Arc, Mutex};
 
 use crate::block::Digest;
 use crate::object::{Place, Version};
@@ -49,6 +50,9 @@ pub struct Extent {
     /// A version of the object in which every byte of the *block* was released at this place.
     pub version: Option<Version>,
 }
+
+/// Where blocks are known to be; shared by the flows of a node.
+pub type MapHandle = Arc<Mutex<ContentMap>>;
 
 /// Which blocks explain which bytes of which objects.
 #[derive(Debug)]
@@ -176,6 +180,23 @@ impl ContentMap {
     /// Notes where content is that the key names: in place of where it was before.
     pub fn index(&mut self, key: u64, place: &Place, offset: u64) {
         self.keys.insert(key, *place, offset);
+    }
+
+    /// Has content found by its anchors ([`anchors::of_block`](super::anchors::of_block)), and by its digest if it is
+    /// a whole block.
+    pub fn index_all(
+        &mut self,
+        place: &Place,
+        offset: u64,
+        digest: Option<&Digest>,
+        anchors: &[(usize, u64)],
+    ) {
+        if let Some(digest) = digest {
+            self.index(digest_key(digest), place, offset);
+        }
+        for (end, key) in anchors {
+            self.index(*key, place, offset.wrapping_add(*end as u64));
+        }
     }
 
     /// Returns where content was that the key names. It may be gone, or other content.
@@ -367,7 +388,7 @@ impl ContentMap {
     }
 }
 
-/// Stands for a digest where a wrong guess costs little: one fetch, or one comparison.
+/// Stands for a digest where a wrong guess costs one comparison, since what it leads to is compared.
 #[must_use]
 pub fn digest_key(digest: &Digest) -> u64 {
     u64::from_le_bytes(digest.0[..8].try_into().expect("a digest has 32 bytes"))

@@ -7,8 +7,8 @@
 //!   by its digest, part of one byte by byte, for which the block is loaded from the store. The cursor goes on from
 //!   message to message, so the sizes of reads do not matter.
 //! - Where the bytes part from the cursor it is lost at that very byte. Each **anchor** of the bytes that follow is
-//!   looked up, and the first that leads to the same bytes sets a cursor again; the match begins as far before the
-//!   anchor as the bytes agree.
+//!   looked up, and the first that leads to the same bytes sets a cursor again ([`search`]); the match begins as far
+//!   before the anchor as the bytes agree.
 //! - What nothing explains is cut on the grid of the object ([`CELL_BYTES`]). A cell that must go on before it is
 //!   whole goes on as it is, and is sealed as a block when the rest has passed too ([`assembly`]).
 //!
@@ -17,16 +17,14 @@
 //! a slice may be named to the other side is for the sender to decide, which knows what that side was sent; a slice
 //! that may not be named comes back to [`Matcher::handle_denied`].
 
-use std::collections::{HashMap, VecDeque};
-use std::mem;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use wanigan_parsers::wan::SealSpan;
 
-use super::anchors::{ANCHOR_BYTES, Gear};
-use super::map::{ContentMap, Extent, digest_key};
+use super::anchors::{self, ANCHOR_BYTES};
+use super::map::{ContentMap, Extent, MapHandle, digest_key};
 use crate::block::{Digest, Hashed};
 use crate::budget::Budget;
 use crate::fault::OpaqueReason;
@@ -34,8 +32,16 @@ use crate::object::{Object, Place, Version};
 use crate::shim::{Span, SpanKind};
 
 mod assembly;
+mod cursor;
+mod news;
+mod piece;
+mod search;
 
 use self::assembly::{Assemblies, Sealed};
+use self::cursor::Cursor;
+use self::news::News;
+pub use self::piece::{Loaded, Piece, Slice};
+use self::search::{Candidate, Near, Search, Trust, common_prefix};
 
 /// Bytes of a cell of the grid, and so the longest block the matcher makes.
 pub const CELL_BYTES: usize = 64 << 10;
@@ -53,55 +59,8 @@ pub const SLICE_BYTES_MIN: usize = 256;
 /// anyone notices on a WAN.
 pub const HOLD: Duration = Duration::from_millis(20);
 
-/// Blocks that are loaded in vain for anchors of one run before the next cell begins.
-const CANDIDATES_MAX: u32 = 4;
-
 /// Bytes that wait while a block is loaded before no more of the leg is read.
 const WAITING_BYTES_MAX: usize = 128 << 10;
-
-/// Bytes of a direction, matched and cut.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
-    /// To be passed on as they are.
-    Opaque(Bytes, OpaqueReason),
-    /// A block of which every byte has just been read and that nothing was known of.
-    New(Hashed),
-    /// A block of which every byte has just been read, where the map said.
-    Whole(Hashed),
-    /// A part of a block, read just now.
-    Slice(Slice),
-    /// These bytes, passed on as they were before, are a block.
-    Seal(Hashed, Vec<SealSpan>),
-}
-
-/// A part of a block that the store has, equal to bytes that were read just now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slice {
-    /// The block.
-    pub block: Hashed,
-    /// Where in the block the part begins.
-    pub skip: usize,
-    /// Its length.
-    pub len: usize,
-    /// Whether every byte of the block was released at this place in this version.
-    pub same_version: bool,
-    /// What was read, and where in it.
-    object: Object,
-    offset: u64,
-    /// Where in the direction the part is.
-    at: u64,
-}
-
-impl Slice {
-    /// Returns the part's bytes.
-    #[must_use]
-    pub fn bytes(&self) -> Bytes {
-        self.block.bytes().slice(self.skip..self.skip + self.len)
-    }
-}
-
-/// Where blocks are known to be; shared by the flows of a node.
-pub type MapHandle = Arc<Mutex<ContentMap>>;
 
 /// Matches and cuts one direction of a flow.
 #[derive(Debug)]
@@ -116,16 +75,17 @@ pub struct Matcher {
     run: Run,
     cursor: Option<Cursor>,
     search: Search,
+    near: Near,
+    trust: Trust,
+    /// What the search found, while its block is loaded.
+    candidate: Option<Candidate>,
     flush: Option<Flush>,
     load: Load,
     assemblies: Assemblies,
     pieces: VecDeque<Piece>,
     /// Bytes of the direction before those that are held.
     passed: u64,
-    /// What the map is to be told of the run's object as soon as the cursor needs no more of what the map says there.
-    news: Vec<(u64, Extent)>,
-    /// From here on in the run's object: as far as it was matched with what the map had of it.
-    kept: Option<u64>,
+    news: News,
     deadline: Option<Instant>,
 }
 
@@ -141,51 +101,6 @@ struct Run {
     next: u64,
     /// The object has no bytes from there on.
     end: bool,
-}
-
-/// Where in known content the held bytes are thought to be.
-#[derive(Debug)]
-struct Cursor {
-    source: Place,
-    /// Offset in the source of the first byte held.
-    at: u64,
-    extent_start: u64,
-    extent: Extent,
-    block: Option<Hashed>,
-    /// The block was matched from its first byte on.
-    from_start: bool,
-}
-
-/// The search for a place to set the cursor.
-#[derive(Debug, Default)]
-struct Search {
-    gear: Gear,
-    /// Bytes of what is held that the gear has seen.
-    scanned: usize,
-    /// Anchors of the block where the cursor was lost.
-    near: HashMap<u64, (Place, u64)>,
-    /// Where the map's own word for this offset led to nothing.
-    hint_tried: Option<u64>,
-    /// Where in the source the cursor was lost.
-    lost: Option<(Place, u64)>,
-    /// Where the map's word for an offset further on led to nothing.
-    gap_tried: Option<u64>,
-    candidate: Option<Candidate>,
-    candidates: u32,
-}
-
-/// Where a match may begin or go on, while the block is loaded that will tell.
-#[derive(Debug)]
-struct Candidate {
-    /// Bytes held before it.
-    held: usize,
-    /// Bytes of the extent before it.
-    within: usize,
-    /// Bytes before it that have to agree, where the extent has so many.
-    before: usize,
-    source: Place,
-    extent_start: u64,
-    extent: Extent,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,13 +132,15 @@ impl Matcher {
             run: Run::default(),
             cursor: None,
             search: Search::default(),
+            near: Near::default(),
+            trust: Trust::default(),
+            candidate: None,
             flush: None,
             load: Load::Idle,
             assemblies: Assemblies::new(budget),
             pieces: VecDeque::new(),
             passed: 0,
-            news: Vec::new(),
-            kept: None,
+            news: News::default(),
             deadline: None,
         }
     }
@@ -286,24 +203,27 @@ impl Matcher {
         self.process();
     }
 
-    /// Takes the block of [`Matcher::poll_load`], or `None` where the store does not have it.
-    pub fn handle_loaded(&mut self, digest: &Digest, block: Option<Hashed>) {
+    /// Takes what became of the block of [`Matcher::poll_load`]. One that is gone is forgotten by the map too.
+    pub fn handle_loaded(&mut self, digest: &Digest, loaded: Loaded) {
         if self.load != Load::Loading(*digest) {
             return;
         }
         self.load = Load::Idle;
-        match (block, self.search.candidate.take()) {
-            (Some(block), Some(candidate)) => self.try_candidate(candidate, block),
-            (Some(block), None) => {
+        match (loaded, self.candidate.take()) {
+            (Loaded::Block(block), Some(candidate)) => self.try_candidate(&candidate, block),
+            (Loaded::Block(block), None) => {
                 if let Some(cursor) = &mut self.cursor {
                     cursor.block = Some(block);
                 }
             }
-            (None, Some(gone)) => self.forget(&gone.source, gone.extent_start, &gone.extent),
-            (None, None) => {
+            (Loaded::Gone, Some(gone)) => self.forget(&gone.source, gone.extent_start, &gone.extent),
+            (Loaded::NotNow, Some(_)) => {}
+            (missing, None) => {
                 if let Some(cursor) = self.cursor.take() {
-                    self.forget(&cursor.source, cursor.extent_start, &cursor.extent);
-                    self.search.hint_tried = Some(self.start());
+                    if missing == Loaded::Gone {
+                        self.forget(&cursor.source, cursor.extent_start, &cursor.extent);
+                    }
+                    self.search.handle_hint(self.start());
                 }
             }
         }
@@ -359,6 +279,7 @@ impl Matcher {
                 if self.run.held.is_empty() {
                     // A flow that has nothing to say keeps no buffer.
                     self.run.held = BytesMut::new();
+                    self.near.let_go();
                 }
                 return;
             };
@@ -417,7 +338,7 @@ impl Matcher {
     fn begin_run(&mut self, offset: u64, object: Option<Object>) {
         self.tell_all();
         let placed = |object: Object| Object {
-            place: placed(&self.server, &object.place),
+            place: object.place.at(&self.server),
             version: object
                 .version
                 .filter(|_| self.is_released)
@@ -430,28 +351,14 @@ impl Matcher {
         self.run.next = offset;
         self.run.end = false;
         self.cursor = None;
-        self.search = Search::default();
+        (self.search, self.near, self.trust) = Default::default();
     }
 
-    /// Tells the map where content of the run's object is. What the cursor has yet to follow stays as it is until then:
-    /// of an edited file the map has the old order, a little before or behind.
-    fn tell(&mut self, map: &mut ContentMap, news: Option<(u64, Extent)>) {
-        self.news.extend(news);
-        let Some(object) = self.run.object else { return self.news.clear() };
-        let is_free = |(offset, extent): &(u64, Extent)| {
-            self.kept.is_none_or(|kept| offset.saturating_add(u64::from(extent.len)) <= kept)
-        };
-        let free = self.news.iter().take_while(|news| is_free(news)).count();
-        let ready = free.max(self.news.len().saturating_sub(NEWS_MAX));
-        for (offset, extent) in self.news.drain(..ready) {
-            map.learn(&object.place, offset, extent);
-        }
-    }
-
+    /// Tells the map what it was not told yet: the run is over.
     fn tell_all(&mut self) {
-        self.kept = None;
-        let map = Arc::clone(&self.map);
-        self.tell(&mut map.lock().unwrap_or_else(PoisonError::into_inner), None);
+        let Some(object) = self.run.object else { return };
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        self.news.tell_all(&mut map, &object.place);
     }
 
     /// Offset of the first byte held.
@@ -474,9 +381,7 @@ impl Matcher {
     fn follow(&mut self) -> bool {
         let cursor = self.cursor.as_mut().expect("who follows has a cursor");
         let (extent, flushes) = (cursor.extent, self.flush.is_some());
-        let skip =
-            extent.skip as usize + usize::try_from(cursor.at - cursor.extent_start).expect("in a block");
-        let left = (extent.skip + extent.len) as usize - skip;
+        let (skip, left, whole) = (cursor.skip(), cursor.left(), cursor.is_at_whole_block());
         let held = self.run.held.len();
         if let Some(block) = cursor.block.clone() {
             let reach = left.min(held);
@@ -491,7 +396,6 @@ impl Matcher {
             self.take_slice(&block, skip, reach);
             return true;
         }
-        let whole = skip == 0 && left == extent.block_len as usize;
         if held < left && !flushes {
             return false;
         }
@@ -501,6 +405,15 @@ impl Matcher {
                 self.take_slice(&hashed, 0, left);
                 return true;
             }
+            if !self.trust.loads_another() {
+                self.cursor = None;
+                self.search = Search::new(self.start(), None);
+                return true;
+            }
+        }
+        if let Some(block) = self.near.block(&extent.digest) {
+            cursor.block = Some(block);
+            return true;
         }
         self.load = Load::Wanted(extent.digest, extent.block_len);
         false
@@ -514,7 +427,7 @@ impl Matcher {
         let at = self.passed;
         drop(self.run.held.split_to(len));
         self.passed += len as u64;
-        self.search.hint_tried = None;
+        self.search.handle_match();
         cursor.from_start = skip == 0 || cursor.from_start;
         let ends_block = skip + len == block.bytes().len();
         let released = if ends_block && cursor.from_start { object.version } else { None };
@@ -527,20 +440,26 @@ impl Matcher {
         } else {
             Piece::Slice(Slice { block: block.clone(), skip, len, same_version, object, offset, at })
         });
+        self.trust.handle_match();
+        let stays = cursor.source == object.place && cursor.at == offset;
+        let is_worth_finding = !stays && len >= SLICE_BYTES_MIN;
+        let anchors =
+            if is_worth_finding { anchors::of_block(&block.bytes()[skip..skip + len]) } else { Vec::new() };
         let map = Arc::clone(&self.map);
         let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
-        let stays = cursor.source == object.place && cursor.at == offset;
         if let Some(version) = released.filter(|_| stays) {
             map.confirm(&object.place, cursor.extent_start, block.digest(), version);
         }
         cursor.at += len as u64;
         if cursor.source == object.place {
-            self.kept = Some(cursor.at);
+            self.news.need(cursor.at);
         }
-        if !stays && skip == 0 && ends_block {
-            index(&mut map, object.place, offset, Some(block.digest()), block.bytes());
+        if !stays {
+            let digest = (skip == 0 && ends_block).then_some(block.digest());
+            map.index_all(&object.place, offset, digest, &anchors);
+            self.news.add(offset, extent(block, skip, len, released));
         }
-        self.tell(&mut map, (!stays).then(|| (offset, extent(block, skip, len, released))));
+        self.news.tell(&mut map, &object.place);
         if cursor.at < cursor.extent_start + u64::from(cursor.extent.len) {
             cursor.block = Some(block.clone());
             self.cursor = Some(cursor);
@@ -561,14 +480,10 @@ impl Matcher {
         let taken = if equal >= SLICE_BYTES_MIN { equal } else { 0 };
         self.cursor = None;
         let lost = Some((source, at + taken as u64));
-        let mut search = Search { hint_tried: Some(self.start()), lost, ..Search::default() };
+        self.search = Search::new(self.start(), lost);
         // The place is likely to be found again in the rest of the same block.
         let from = (skip + taken).saturating_sub(ANCHOR_BYTES);
-        let base = at.wrapping_sub(skip as u64);
-        anchors(&block.bytes()[from..], |end, key| {
-            search.near.entry(key).or_insert((source, base.wrapping_add((from + end) as u64)));
-        });
-        self.search = search;
+        self.near.set(block, source, at.wrapping_sub(skip as u64), from);
     }
 
     /// Looks for a place to set the cursor; cuts what it can no longer hold. Returns whether there is more to do.
@@ -576,10 +491,13 @@ impl Matcher {
         if self.take_hint() {
             return true;
         }
-        self.look_beyond_gap();
-        self.find_anchor();
-        if let Some(candidate) = &self.search.candidate {
+        if let Some(candidate) = self.search() {
+            if let Some(block) = self.near.block(&candidate.extent.digest) {
+                self.try_candidate(&candidate, block);
+                return true;
+            }
             self.load = Load::Wanted(candidate.extent.digest, candidate.extent.block_len);
+            self.candidate = Some(candidate);
             return false;
         }
         let (held, start) = (self.run.held.len(), self.start());
@@ -598,83 +516,31 @@ impl Matcher {
     /// Sets the cursor where the map has content of the same place.
     fn take_hint(&mut self) -> bool {
         let (start, Some(object)) = (self.start(), self.run.object) else { return false };
-        if self.search.scanned > 0 || self.search.hint_tried == Some(start) {
+        if !self.search.may_take_hint(start) {
             return false;
         }
-        self.search.hint_tried = Some(start);
+        self.search.handle_hint(start);
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         self.cursor = Cursor::at(&mut map, object.place, start);
         self.cursor.is_some()
     }
 
-    /// Looks where the map has content again, behind where the cursor was lost or at the same place, once enough is
-    /// held to tell: what lies between was too short to be made a block.
-    fn look_beyond_gap(&mut self) {
-        let (start, held, Some(object)) = (self.start(), self.run.held.len(), self.run.object) else {
-            return;
-        };
+    fn search(&mut self) -> Option<Candidate> {
+        let (start, held, place) = (self.start(), self.run.held.len(), self.run.object?.place);
         let is_cut = self.flush.is_some() || held >= room(start);
         let reach = if is_cut { held } else { held.saturating_sub(SLICE_BYTES_MIN) };
-        if self.search.gap_tried == Some(start) || reach == 0 {
-            return;
-        }
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let (source, from) = self.search.lost.unwrap_or((object.place, start));
-        let next = map.after(&source, from.saturating_add(1));
-        let gap = next.and_then(|(next, _)| usize::try_from(next - from).ok()).filter(|gap| *gap < reach);
-        let (Some(held), Some((extent_start, extent))) = (gap, next) else { return };
-        self.search.gap_tried =
-            self.search.lost.take().is_none_or(|lost| lost == (object.place, start)).then_some(start);
-        self.search.candidate = Some(Candidate { held, within: 0, before: 0, source, extent_start, extent });
+        let beyond = self.search.look_beyond_gap(&self.map, place, start, reach);
+        beyond.or_else(|| self.search.find_anchor(&self.map, &self.near, &self.run.held))
     }
 
-    /// Looks up the anchors of what is held.
-    fn find_anchor(&mut self) {
-        let search = &mut self.search;
-        if self.run.object.is_none() {
-            return;
-        }
-        while search.scanned < self.run.held.len() && search.candidate.is_none() {
-            let from = search.scanned;
-            let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut found = None;
-            // In small steps, so that an anchor that leads somewhere is taken before the next is looked at.
-            let to = self.run.held.len().min(from + SEARCH_STEP);
-            search.gear.scan(&self.run.held[from..to], |end, key| {
-                if found.is_none() && search.candidates < CANDIDATES_MAX {
-                    found =
-                        search.near.get(&key).copied().or_else(|| map.find(key)).map(|to| (from + end, to));
-                }
-            });
-            search.scanned = to;
-            let Some((held, (source, at))) = found else { continue };
-            // The anchor's last byte is in the extent; what follows it may be in the next.
-            let Some((extent_start, extent)) = at.checked_sub(1).and_then(|last| map.at(&source, last))
-            else {
-                continue;
-            };
-            search.candidates += 1;
-            let within = usize::try_from(at - extent_start).expect("in a block");
-            let before = ANCHOR_BYTES;
-            search.candidate = Some(Candidate { held, within, before, source, extent_start, extent });
-        }
-    }
-
-    /// Compares around a candidate with the block it led to, and sets the cursor if they agree.
-    fn try_candidate(&mut self, candidate: Candidate, block: Hashed) {
-        let Candidate { held, within, before: wanted, source, extent_start, extent } = candidate;
-        let low = extent.skip as usize;
-        let (middle, high) = (low + within, low + extent.len as usize);
-        let before = common_suffix(&self.run.held[..held], &block.bytes()[low..middle]);
-        let reach = (self.run.held.len() - held).min(high - middle);
-        let after = common_prefix(&self.run.held[held..held + reach], &block.bytes()[middle..middle + reach]);
-        if before < wanted.min(within) || before + after < SLICE_BYTES_MIN {
-            return;
-        }
-        if held > before {
-            self.cut_before_match(held - before);
+    /// Sets the cursor where a candidate is, if its block agrees with what is held.
+    fn try_candidate(&mut self, candidate: &Candidate, block: Hashed) {
+        let Some(before) = candidate.agreement(&self.run.held, &block) else { return };
+        if candidate.held > before {
+            self.cut_before_match(candidate.held - before);
         }
         self.search = Search::default();
+        let &Candidate { within, source, extent_start, extent, .. } = candidate;
         let at = extent_start + (within - before) as u64;
         let block = Some(block);
         self.cursor = Some(Cursor { source, at, extent_start, extent, block, from_start: false });
@@ -696,7 +562,7 @@ impl Matcher {
         let is_all = len == self.run.held.len();
         let bytes = self.run.held.split_to(len).freeze();
         self.passed += len as u64;
-        self.search = Search { near: mem::take(&mut self.search.near), ..Search::default() };
+        self.search = Search::default();
         let Some(object) = self.run.object else {
             if len < BLOCK_BYTES_MIN {
                 self.assemblies.handle_other(len);
@@ -746,22 +612,25 @@ impl Matcher {
 
     /// Notes where a block is of which every byte has passed, and sets the cursor behind it if it is known elsewhere.
     fn learn(&mut self, object: Object, offset: u64, block: &Hashed) {
+        let anchors = anchors::of_block(block.bytes());
         let map = Arc::clone(&self.map);
         let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
         let elsewhere = map.find(digest_key(block.digest()));
         let whole = extent(block, 0, block.bytes().len(), object.version);
         if self.run.object == Some(object) {
-            self.tell(&mut map, Some((offset, whole)));
+            self.news.add(offset, whole);
+            self.news.tell(&mut map, &object.place);
         } else {
             map.learn(&object.place, offset, whole);
         }
-        index(&mut map, object.place, offset, Some(block.digest()), block.bytes());
+        map.index_all(&object.place, offset, Some(block.digest()), &anchors);
         let Some((place, start)) = elsewhere.filter(|(place, _)| *place != object.place) else { return };
         // A copy goes on where the block went on before.
         let next = offset.wrapping_add(block.bytes().len() as u64);
         let is_there = map.at(&place, start).is_some_and(|(_, extent)| extent.digest == *block.digest());
         let goes_on = self.run.object == Some(object) && self.start() == next;
         if is_there && goes_on && self.cursor.is_none() {
+            self.search.handle_match();
             self.cursor = Cursor::at(&mut map, place, start.wrapping_add(block.bytes().len() as u64));
         }
     }
@@ -778,13 +647,6 @@ impl Drop for Matcher {
     }
 }
 
-impl Cursor {
-    fn at(map: &mut ContentMap, source: Place, at: u64) -> Option<Self> {
-        let (extent_start, extent) = map.at(&source, at)?;
-        Some(Self { source, at, extent_start, extent, block: None, from_start: false })
-    }
-}
-
 fn extent(block: &Hashed, skip: usize, len: usize, version: Option<Version>) -> Extent {
     let narrow = |len: usize| u32::try_from(len).expect("a block is far below 4 GiB");
     Extent {
@@ -796,54 +658,10 @@ fn extent(block: &Hashed, skip: usize, len: usize, version: Option<Version>) -> 
     }
 }
 
-/// Tells the places of one server from those of another.
-pub(super) fn placed(server: &[u8], place: &Place) -> Place {
-    Place::of(&[server, &place.0])
-}
-
-/// Has bytes found by their anchors, and by a block's digest if they are the whole block.
-pub(super) fn index(map: &mut ContentMap, place: Place, offset: u64, digest: Option<&Digest>, bytes: &[u8]) {
-    if let Some(digest) = digest {
-        map.index(digest_key(digest), &place, offset);
-    }
-    anchors(bytes, |end, key| map.index(key, &place, offset.wrapping_add(end as u64)));
-}
-
-/// Calls with the anchors of a block; of bytes that are all alike, not with all of them.
-fn anchors(bytes: &[u8], mut found: impl FnMut(usize, u64)) {
-    let mut left = ANCHORS_MAX;
-    Gear::default().scan(bytes, |end, key| {
-        if left > 0 {
-            left -= 1;
-            found(end, key);
-        }
-    });
-}
-
 /// Bytes from an offset to the end of its cell.
 fn room(offset: u64) -> usize {
     CELL_BYTES - usize::try_from(offset % CELL_BYTES as u64).expect("less than a cell")
 }
-
-fn common_prefix(one: &[u8], other: &[u8]) -> usize {
-    const STEP: usize = 64;
-    let whole =
-        one.chunks_exact(STEP).zip(other.chunks_exact(STEP)).take_while(|(a, b)| a == b).count() * STEP;
-    whole + one[whole..].iter().zip(&other[whole..]).take_while(|(a, b)| a == b).count()
-}
-
-fn common_suffix(one: &[u8], other: &[u8]) -> usize {
-    one.iter().rev().zip(other.iter().rev()).take_while(|(a, b)| a == b).count()
-}
-
-/// What may be kept from the map, in blocks, while the cursor follows what it has.
-const NEWS_MAX: usize = 1024;
-
-/// Anchors of one block that are used; on average it has a quarter as many.
-const ANCHORS_MAX: usize = 256;
-
-/// Bytes that are searched for anchors at a time.
-const SEARCH_STEP: usize = 1 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,9 @@
 use bytes::Bytes;
 use std::sync::PoisonError;
 
-use super::map::Extent;
-use super::matcher::{self, MapHandle};
+use super::anchors;
+use super::map::{Extent, MapHandle};
+use super::matcher::CELL_BYTES;
 use crate::block::Digest;
 use crate::shim::{Span, SpanKind};
 
@@ -41,13 +42,13 @@ impl Observer {
     pub fn handle_block(&self, origin: &Origin, bytes: &Bytes, spans: &[Span]) {
         // Other nodes may make longer blocks. What the matcher finds here goes in full at times, for which no more
         // than a cell always has credit.
-        if origin.block_len as usize > matcher::CELL_BYTES {
+        if origin.block_len as usize > CELL_BYTES {
             return;
         }
         let mut at = 0;
         for span in spans {
             if let SpanKind::Content { offset, object: Some(object), .. } = span.kind {
-                let place = matcher::placed(&self.server, &object.place);
+                let place = object.place.at(&self.server);
                 let narrow = |len: usize| u32::try_from(len).expect("a block is far below 4 GiB");
                 let (skip, len) = (origin.skip + narrow(at), narrow(span.len));
                 let extent =
@@ -59,14 +60,11 @@ impl Observer {
                 });
                 if !is_known {
                     map.learn(&place, offset, extent);
-                    let part = bytes.slice(at..at + span.len);
-                    matcher::index(
-                        &mut map,
-                        place,
-                        offset,
-                        (len == origin.block_len).then_some(&origin.digest),
-                        &part,
-                    );
+                    drop(map);
+                    let anchors = anchors::of_block(&bytes[at..at + span.len]);
+                    let digest = (len == origin.block_len).then_some(&origin.digest);
+                    let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+                    map.index_all(&place, offset, digest, &anchors);
                 }
             }
             at += span.len;
@@ -96,7 +94,7 @@ mod tests {
             kind: SpanKind::Content { offset: 100, last: true, end: false, object: Some(object) },
         };
         observer.handle_block(&origin, block.bytes(), &[Span::opaque(1_000, OpaqueReason::Framing), content]);
-        let place = matcher::placed(b"server", &object.place);
+        let place = object.place.at(b"server");
         let expected =
             Extent { digest: origin.digest, block_len: 5_000, skip: 1_000, len: 4_000, version: None };
         assert_eq!(map.lock().unwrap().at(&place, 200), Some((100, expected)));

@@ -1,15 +1,20 @@
 //! What a sender knows of the blocks its receiver holds, and so whether a block goes as a reference or in full.
 //!
-//! The record is a guess with a cheap correction: a block that the receiver turns out not to hold is fetched, and the
-//! flow pushes for a while. It is bounded: of two generations of digests the older one is forgotten when the younger
-//! is full; blocks in use move to the younger one. Blocks on their way are counted apart, until the receiver said
-//! that it has them, or the flow that carried them is gone.
+//! Whether the receiver *still* holds a block is a guess with a cheap correction: what it turns out not to hold is
+//! fetched, and the flow pushes for a while. That it was told of the block at all is no guess: a part of a block is
+//! named to an edge because the record has the block (`flow/minter.rs`). So the record must take no block for another:
+//! its entries are a hash of the whole digest under a random key, and who makes a block cannot choose its entry.
+//!
+//! It is bounded: of two generations of entries the older one is forgotten when the younger is full; blocks in use move
+//! to the younger one. Blocks on their way are counted apart, until the receiver said that it has them, or the flow
+//! that carried them is gone.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher;
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
-use super::map::digest_key as entry;
 use crate::block::Digest;
 
 /// What is known of one block at one edge.
@@ -26,6 +31,7 @@ pub enum Knowledge {
 /// What one edge was sent. Shared by the flows of that edge; every call is short and none waits.
 #[derive(Debug)]
 pub struct Record {
+    hash: RandomState,
     generations: Mutex<Generations>,
     capacity: usize,
 }
@@ -36,30 +42,43 @@ struct Generations {
     store: [u8; 16],
     young: HashSet<u64>,
     old: HashSet<u64>,
-    /// Blocks that flows are sending, and how many flows do. Bounded by what those flows have credit for.
+    /// Counts the links to the edge.
+    link: u64,
+    /// Blocks that flows of the newest link are sending, and how many flows do. Bounded by what those flows have credit
+    /// for.
     on_the_way: HashMap<u64, u32>,
 }
 
 impl Record {
-    /// Makes a record of at most `capacity` blocks, 16 bytes of memory each.
+    /// Makes a record of at most `capacity` blocks, some 20 bytes of memory each.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { generations: Mutex::default(), capacity }
+        Self { hash: RandomState::new(), generations: Mutex::default(), capacity }
     }
 
-    /// Notes which store the edge has; a store other than last time's begins empty.
+    /// Notes that a new link to the edge stands, and which store the edge has; a store other than last time's begins empty.
+    ///
+    /// Nothing is on its way that an older link carries: the edge may have crashed and be back long before that link is
+    /// given up, and would wait for it in vain. What arrives all the same was at worst sent twice.
     pub fn handle_store(&self, store: [u8; 16]) {
         self.with(|generations| {
+            generations.link += 1;
+            generations.on_the_way.clear();
             if generations.store != store {
-                let on_the_way = mem::take(&mut generations.on_the_way);
-                *generations = Generations { store, on_the_way, ..Generations::default() };
+                let link = generations.link;
+                *generations = Generations { store, link, ..Generations::default() };
             }
         });
     }
 
+    /// Returns the newest link, as flows over it name it in what they send.
+    pub fn link(&self) -> u64 {
+        self.with(|generations| generations.link)
+    }
+
     /// Returns what is known of a block that is being used.
     pub fn knows(&self, digest: &Digest) -> Knowledge {
-        let entry = entry(digest);
+        let entry = self.entry(digest);
         self.with(|generations| {
             let old = generations.old.contains(&entry);
             if old {
@@ -75,37 +94,48 @@ impl Record {
         })
     }
 
-    /// Notes that a flow sends the block. Exactly one of the next two calls follows for it.
-    pub fn handle_sent(&self, digest: &Digest) {
-        self.with(|generations| *generations.on_the_way.entry(entry(digest)).or_default() += 1);
+    /// Notes that a flow sends the block over this link. Exactly one of the next two calls follows for it.
+    pub fn handle_sent(&self, digest: &Digest, link: u64) {
+        let entry = self.entry(digest);
+        self.with(|generations| {
+            if generations.link == link {
+                *generations.on_the_way.entry(entry).or_default() += 1;
+            }
+        });
     }
 
     /// Notes that the edge has a block that [`Record::handle_sent`] was called for.
-    pub fn handle_received(&self, digest: &Digest) {
-        let entry = entry(digest);
+    pub fn handle_received(&self, digest: &Digest, link: u64) {
+        let entry = self.entry(digest);
         self.with(|generations| {
-            generations.arrive(entry);
+            generations.arrive(entry, link);
             self.insert(generations, entry);
         });
     }
 
     /// Notes that a block that [`Record::handle_sent`] was called for may not have arrived: its flow is gone.
-    pub fn handle_lost(&self, digest: &Digest) {
-        self.with(|generations| generations.arrive(entry(digest)));
+    pub fn handle_lost(&self, digest: &Digest, link: u64) {
+        let entry = self.entry(digest);
+        self.with(|generations| generations.arrive(entry, link));
     }
 
     /// Notes that the edge has the block, wherever it took it from.
     pub fn learn(&self, digest: &Digest) {
-        self.with(|generations| self.insert(generations, entry(digest)));
+        let entry = self.entry(digest);
+        self.with(|generations| self.insert(generations, entry));
     }
 
     /// Notes that the edge does not have the block, whatever was known.
     pub fn forget(&self, digest: &Digest) {
-        let entry = entry(digest);
+        let entry = self.entry(digest);
         self.with(|generations| {
             generations.young.remove(&entry);
             generations.old.remove(&entry);
         });
+    }
+
+    fn entry(&self, digest: &Digest) -> u64 {
+        self.hash.hash_one(digest)
     }
 
     fn insert(&self, generations: &mut Generations, entry: u64) {
@@ -121,8 +151,10 @@ impl Record {
 }
 
 impl Generations {
-    fn arrive(&mut self, entry: u64) {
-        if let Some(count) = self.on_the_way.get_mut(&entry) {
+    fn arrive(&mut self, entry: u64, link: u64) {
+        if self.link == link
+            && let Some(count) = self.on_the_way.get_mut(&entry)
+        {
             *count -= 1;
             if *count == 0 {
                 self.on_the_way.remove(&entry);
@@ -162,18 +194,59 @@ mod tests {
     #[test]
     fn a_block_is_on_its_way_until_it_arrived_or_its_last_flow_is_gone() {
         let record = Record::new(8);
-        record.handle_sent(&digest(1));
-        record.handle_sent(&digest(1));
-        record.handle_lost(&digest(1));
+        record.handle_sent(&digest(1), 0);
+        record.handle_sent(&digest(1), 0);
+        record.handle_lost(&digest(1), 0);
         assert_eq!(record.knows(&digest(1)), Knowledge::OnTheWay);
-        record.handle_lost(&digest(1));
+        record.handle_lost(&digest(1), 0);
         assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
-        record.handle_sent(&digest(1));
-        record.handle_received(&digest(1));
+        record.handle_sent(&digest(1), 0);
+        record.handle_received(&digest(1), 0);
         assert_eq!(record.knows(&digest(1)), Knowledge::Held);
         record.forget(&digest(1));
         assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
         assert!(record.with(|generations| generations.on_the_way.is_empty()));
+    }
+
+    #[test]
+    fn what_an_older_link_carries_is_not_on_its_way_once_another_stands() {
+        let record = Record::new(8);
+        record.handle_store([1; 16]);
+        let older = record.link();
+        record.learn(&digest(1));
+        record.handle_sent(&digest(2), older);
+        record.handle_store([1; 16]);
+        let newer = record.link();
+        record.handle_sent(&digest(3), older);
+        assert_eq!(record.knows(&digest(1)), Knowledge::Held);
+        for n in [2, 3] {
+            assert_eq!(record.knows(&digest(n)), Knowledge::Unknown);
+            record.handle_sent(&digest(n), newer);
+        }
+        // The older link was not dead, or is found to be: what the newer one carries is counted as before.
+        record.handle_received(&digest(2), older);
+        record.handle_lost(&digest(3), older);
+        assert_eq!(
+            (record.knows(&digest(2)), record.knows(&digest(3))),
+            (Knowledge::Held, Knowledge::OnTheWay)
+        );
+        record.handle_received(&digest(2), newer);
+        record.handle_lost(&digest(3), newer);
+        assert_eq!(record.knows(&digest(3)), Knowledge::Unknown);
+        assert!(record.with(|generations| generations.on_the_way.is_empty()));
+    }
+
+    #[test]
+    fn digests_that_begin_alike_are_other_blocks_and_no_two_records_agree_on_where_a_block_is() {
+        let (record, other) = (Record::new(8), Record::new(8));
+        let mut alike = digest(1);
+        alike.0[31] ^= 1;
+        record.learn(&digest(1));
+        record.handle_sent(&alike, 0);
+        assert_eq!(record.knows(&alike), Knowledge::OnTheWay);
+        record.forget(&alike);
+        assert_eq!(record.knows(&digest(1)), Knowledge::Held);
+        assert_ne!(record.entry(&digest(1)), other.entry(&digest(1)));
     }
 
     fn digest(n: u8) -> Digest {

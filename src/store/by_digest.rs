@@ -11,7 +11,6 @@
 use quick_cache::sync::Cache;
 
 use super::Store;
-use super::sharing::on_disk;
 use crate::block::{Block, Digest, Reference};
 
 /// The references of blocks that were lately used. What it says may be gone.
@@ -40,6 +39,12 @@ impl Store {
         self.get_now(&self.shared.recent.find(digest, len)?)
     }
 
+    /// Returns whether a block with the digest may be on disk. Never waits for the disk.
+    #[must_use]
+    pub fn may_have_digest(&self, digest: &Digest) -> bool {
+        self.shared.tier.as_ref().is_some_and(|tier| tier.reader.table.peek_digest(digest).is_some())
+    }
+
     /// Returns a block with the digest and length if the store has it, under whichever reference it was put.
     ///
     /// Only for comparing with bytes that this node was just given: whoever has but a digest is not entitled to the
@@ -55,7 +60,7 @@ impl Store {
         let tier = self.shared.tier.as_ref()?;
         tier.reader.table.peek_digest(digest)?;
         let digest = *digest;
-        let found = on_disk(tier, move |reader| reader.find_digest(&digest, len)).await.flatten()?;
+        let found = tier.look_up(move |reader| reader.find_digest(&digest, len)).await.flatten()?;
         // What is not there under the one has not come back under it.
         if recent == Some(found) { None } else { self.get(&found).await }
     }

@@ -3,15 +3,12 @@
 //! A peer's question is answered out of memory and manifests. Who has seen a tag, and no more, can cause the reading
 //! of manifests at worst, a few at a time and none of those that were read lately; never that of a block.
 
-use std::sync::Arc;
-
-use tokio::sync::Semaphore;
 use wanigan_parsers::Tag;
 
 use super::name::Name;
 use super::queue::{Adoption, Pushed};
 use super::reader::{Cursor, Look, Reach, Reader};
-use super::{DiskTier, Store, renamed};
+use super::{Store, renamed};
 use crate::block::{KeyId, Reference};
 
 /// What is known of a tag without waiting.
@@ -61,7 +58,7 @@ impl Store {
             Look::Here(reference) => Some(reference),
             Look::Unknown | Look::OnDisk => None,
         };
-        let found = on_disk(self.shared.tier.as_ref()?, look_up).await.flatten();
+        let found = self.shared.tier.as_ref()?.look_up(look_up).await.flatten();
         found.filter(|_| !self.shared.expired.contains(key))
     }
 
@@ -119,7 +116,7 @@ impl Store {
         max: usize,
     ) -> (Vec<Reference>, Option<Cursor>) {
         let Some(tier) = &self.shared.tier else { return Default::default() };
-        on_disk(tier, move |reader| reader.walk(key, known, from, max)).await.unwrap_or_default()
+        tier.walk(move |reader| reader.walk(key, known, from, max)).await.unwrap_or_default()
     }
 
     fn set_expired(&self, key: KeyId, expired: bool) {
@@ -129,24 +126,4 @@ impl Store {
             tier.queue.save_expired();
         }
     }
-}
-
-/// Looks manifests up on a thread for that.
-pub(super) async fn on_disk<T: Send + 'static>(
-    tier: &DiskTier,
-    look_up: impl FnOnce(&Reader) -> T + Send + 'static,
-) -> Option<T> {
-    let look_ups: Arc<Semaphore> = tier.look_ups.clone();
-    let permit = look_ups.acquire_owned().await.ok()?;
-    let reader = tier.reader.clone();
-    let looked_up = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        look_up(&reader)
-    });
-    // It fails only when the runtime shuts down.
-    let found = looked_up.await.ok();
-    if tier.reader.is_failing() {
-        tier.queue.report_reads();
-    }
-    found
 }

@@ -336,6 +336,7 @@ fn config(memory: u64) -> StoreConfig {
         segment_bytes: 64 << 10,
         checkpoint_after: Duration::from_secs(3600),
         retry_after: Duration::from_millis(20),
+        slow_after: Duration::from_secs(3600),
         ..StoreConfig::new("".into(), "".into(), 1 << 20, memory)
     }
 }

@@ -97,8 +97,10 @@ pub fn bind_client(ipv6: bool, metrics: &Metrics) -> io::Result<Endpoint> {
     Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
 }
 
-/// Binds the UDP socket of a core. With the same `reset_key` after a restart it can tell edges at once that their
-/// links are gone.
+/// Binds the UDP socket of a core.
+///
+/// Resets for links from before a restart (RFC 9000 §10.3) are not sent, whatever the key: quinn drops packets to connection
+/// IDs that were signed with another process's key. So flows over a link whose core crashed end when the edge gives it up, in ten seconds.
 ///
 /// # Errors
 /// The socket's, for example that the address is in use.

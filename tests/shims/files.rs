@@ -1,5 +1,7 @@
 //! Of which file the SMB2 shim says that content is. Every script runs whole, a byte at a time and split at every offset.
 
+use std::ops::Range;
+
 use proptest::prelude::*;
 use wanigan::object::{Object, Place, Version};
 use wanigan::shim::Span;
@@ -11,6 +13,9 @@ use crate::spans::{Marks, Script, proptest_config, run, run_in_all_cuts};
 
 const FILE: [u8; 16] = OPENED.file;
 const OTHER: [u8; 16] = [0xf2; 16];
+
+/// A tree beside the usual one.
+const SECOND: u32 = 0x7777;
 
 /// A conversation, a message a frame.
 struct Talk {
@@ -595,22 +600,193 @@ fn a_chain_whose_create_failed_reads_nothing_of_it() {
     assert_eq!(talk.object(), None);
 }
 
-#[test]
-fn the_oldest_of_too_many_files_are_forgotten() {
-    let file = |number: u64| {
-        let mut file = [0xaa; 16];
-        file[..8].copy_from_slice(&number.to_le_bytes());
-        file
-    };
-    let mut talk = Talk::on(r"\\srv\share");
-    for number in 0..5_000 {
-        talk.open("dir\\file.bin", Opened { file: file(number), ..OPENED });
+/// The `number`th of many files.
+fn file(number: u64) -> [u8; 16] {
+    let mut file = [0xaa; 16];
+    file[..8].copy_from_slice(&number.to_le_bytes());
+    file
+}
+
+impl Talk {
+    /// Opens a file for each number.
+    fn open_many(&mut self, numbers: Range<u64>) {
+        for number in numbers {
+            self.open("dir\\other.bin", Opened { file: file(number), ..OPENED });
+        }
     }
-    for number in [0, 5_000 - 4_096 - 1, 5_000 - 4_096, 4_999] {
+
+    /// What the data of the READs belong to; for long conversations.
+    fn long_objects(&self) -> Vec<Option<Object>> {
+        run(&mut Smb2::new(), &self.script).objects(ToClient)
+    }
+
+    fn versions(&self) -> Vec<bool> {
+        self.long_objects()
+            .iter()
+            .map(|object| object.is_some_and(|object| object.version.is_some()))
+            .collect()
+    }
+
+    /// Connects the usual share once more.
+    fn connect_second(&mut self) {
+        let id = self.ask(|id| tree_connect_request(id, r"\\srv\share"));
+        self.hear(of_tree(tree_connect_response(id, 1), SECOND));
+    }
+
+    /// Opens a file on another tree.
+    fn open_on_second(&mut self, name: &str, file: [u8; 16]) {
+        let id = self.ask(|id| of_tree(create_request(id, name, &[]), SECOND));
+        self.hear(of_tree(create_response(id, Opened { file, ..OPENED }), SECOND));
+    }
+
+    /// Reads a file on another tree.
+    fn read_on_second(&mut self, file: [u8; 16]) {
+        let id = self.ask(|id| of_tree(of_file(read_request(id, 0, 8), file), SECOND));
+        self.hear(of_tree(read_response(id, &[7; 8]), SECOND));
+    }
+
+    fn write(&mut self, file: [u8; 16]) {
+        self.ask(|id| of_file(write_request(id, 0, &[1; 4]), file));
+    }
+}
+
+#[test]
+fn of_too_many_files_those_unused_for_longest_are_forgotten() {
+    let mut talk = Talk::on(r"\\srv\share");
+    talk.open_many(0..2_000);
+    talk.read(file(0));
+    talk.open_many(2_000..5_000);
+    for number in [0, 5_000 - 4_096, 5_000 - 4_096 + 1, 4_999] {
         talk.read(file(number));
     }
-    let objects = run(&mut Smb2::new(), &talk.script).objects(ToClient);
-    assert_eq!(objects, [None, None, Some(usual()), Some(usual())]);
+    let other = Some(named(r"\\srv\share", "dir\\other.bin"));
+    assert_eq!(talk.long_objects(), [other, other, None, other, other]);
+}
+
+#[test]
+fn a_written_file_is_not_forgotten_for_others_that_are_open() {
+    let mut talk = Talk::with_file();
+    talk.write(FILE);
+    talk.open_many(0..5_000);
+    talk.open("dir\\file.bin", Opened { file: OTHER, ..OPENED });
+    talk.read(OTHER);
+    talk.read(file(4_999));
+    assert_eq!(talk.versions(), [false, true], "its times may be those from before");
+    talk.close(FILE);
+    talk.open("dir\\file.bin", OPENED);
+    talk.read(FILE);
+    assert_eq!(talk.versions(), [false, true, true]);
+}
+
+#[test]
+fn where_a_written_file_had_to_be_forgotten_nothing_has_a_version() {
+    let mut talk = Talk::with_file();
+    talk.write(FILE);
+    for number in 0..4_096 {
+        talk.open_many(number..number + 1);
+        talk.write(file(number));
+    }
+    talk.open("dir\\file.bin", Opened { file: OTHER, ..OPENED });
+    talk.read(OTHER);
+    talk.open("dir\\third.bin", Opened { file: [0xf3; 16], ..OPENED });
+    talk.read([0xf3; 16]);
+    assert_eq!(talk.versions(), [false, false]);
+}
+
+#[test]
+fn a_write_through_a_file_that_was_forgotten_ends_the_versions_of_all() {
+    let mut talk = Talk::with_file();
+    talk.open_many(0..4_000);
+    talk.open("dir\\file.bin", Opened { file: OTHER, ..OPENED });
+    talk.write([0xee; 16]);
+    talk.read(OTHER);
+    talk.open_many(4_000..4_200);
+    talk.read(OTHER);
+    talk.write(FILE);
+    talk.read(OTHER);
+    talk.open("dir\\file.bin", Opened { file: [0xf3; 16], ..OPENED });
+    talk.read([0xf3; 16]);
+    assert_eq!(talk.versions(), [true, true, false, false]);
+}
+
+#[test]
+fn a_written_file_that_could_not_be_closed_may_still_be_open() {
+    let mut talk = Talk::with_file();
+    talk.write(FILE);
+    let id = talk.ask(|id| close_request(id, FILE));
+    talk.hear(error_response(CLOSE, 0, 0xc000_035c, id));
+    talk.open("dir\\file.bin", Opened { file: OTHER, ..OPENED });
+    talk.read(OTHER);
+    assert_eq!(talk.versions(), [false]);
+    // One that was not opened is not.
+    let mut talk = Talk::on(r"\\srv\share");
+    for number in 0..2 {
+        let id = talk.ask(|id| {
+            let mut request = create_request(id, "dir\\file.bin", &[]);
+            request[64 + 36] = 5;
+            request
+        });
+        talk.hear(error_response(CREATE, 0, 0xc000_0022, id));
+        talk.open_many(number..number + 1);
+        talk.write([0xee; 16]);
+        talk.read(file(number));
+    }
+    assert_eq!(talk.versions(), [true; 2]);
+}
+
+#[test]
+fn a_written_file_outlives_a_disconnect_or_logoff_that_failed_or_waits() {
+    for (command, status) in [
+        (TREE_DISCONNECT, Some(0xc000_0022)),
+        (LOGOFF, Some(0xc000_0022)),
+        (TREE_DISCONNECT, None),
+        (LOGOFF, None),
+    ] {
+        let mut talk = Talk::with_file();
+        talk.connect_second();
+        talk.read(FILE);
+        talk.write(FILE);
+        let id = talk.ask(|id| message(command, 0, 0, id, &[4, 0, 0, 0]));
+        if let Some(status) = status {
+            talk.hear(error_response(command, 0, status, id));
+        }
+        talk.open_on_second("dir\\file.bin", OTHER);
+        talk.read_on_second(OTHER);
+        talk.open_on_second("dir\\third.bin", [0xf3; 16]);
+        talk.read_on_second([0xf3; 16]);
+        assert_eq!(talk.versions(), [true, false, true], "{command} {status:?}");
+    }
+}
+
+#[test]
+fn a_file_that_was_open_when_its_tree_ended_may_still_be_written() {
+    for written in [true, false] {
+        let mut talk = Talk::with_file();
+        talk.connect_second();
+        if written {
+            talk.write(FILE);
+        }
+        let id = talk.ask(|id| message(TREE_DISCONNECT, 0, 0, id, &[4, 0, 0, 0]));
+        talk.hear(message(TREE_DISCONNECT, RESPONSE, 0, id, &[4, 0, 0, 0]));
+        talk.open_on_second("dir\\file.bin", OTHER);
+        talk.read_on_second(OTHER);
+        talk.ask(|id| of_tree(of_file(write_request(id, 0, &[1; 4]), FILE), SECOND));
+        talk.read_on_second(OTHER);
+        assert_eq!(talk.versions(), [!written, false], "written {written}");
+    }
+}
+
+#[test]
+fn a_write_behind_a_close_counts_if_the_close_failed() {
+    for closes in [true, false] {
+        let mut talk = Talk::with_file();
+        let id = talk.ask(|id| close_request(id, FILE));
+        talk.write(FILE);
+        talk.hear(if closes { close_response(id) } else { error_response(CLOSE, 0, 0xc000_00c9, id) });
+        talk.open("dir\\file.bin", Opened { file: OTHER, ..OPENED });
+        talk.read(OTHER);
+        assert_eq!(talk.versions(), [closes]);
+    }
 }
 
 #[test]

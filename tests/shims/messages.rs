@@ -214,6 +214,12 @@ pub(crate) fn related(mut request: Vec<u8>) -> Vec<u8> {
     request
 }
 
+/// Has a message work on that tree.
+pub(crate) fn of_tree(mut message: Vec<u8>, tree: u32) -> Vec<u8> {
+    message[36..40].copy_from_slice(&tree.to_le_bytes());
+    message
+}
+
 pub(crate) fn utf16(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }

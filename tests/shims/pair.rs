@@ -16,10 +16,10 @@ use wanigan::flow::receiving::{Output, Receiving, Wanted, Written};
 use wanigan::flow::sending::Sending;
 use wanigan::flow::terms::{Entitlement, Terms};
 use wanigan::flow::window::{CREDIT_BASE, Window};
-use wanigan::matching::ContentMap;
 use wanigan::matching::compress::{Packer, Unpacker};
-use wanigan::matching::matcher::{MapHandle, Matcher};
+use wanigan::matching::matcher::{Loaded, Matcher};
 use wanigan::matching::uploads::{Known, KnownOnLink};
+use wanigan::matching::{ContentMap, MapHandle};
 use wanigan::metrics::Source;
 use wanigan::referral::{Holders, Neighbours};
 use wanigan::shim::Shim;
@@ -70,7 +70,8 @@ impl Site {
         while let Some((digest, _)) = node.sending.poll_load() {
             let kept = &self.kept[usize::from(node.sends == Direction::ToClient)];
             let block = kept.get(&digest).cloned().filter(|_| !faults || dice.below(10) > 0);
-            node.sending.handle_loaded(&digest, block);
+            let missing = if dice.below(2) > 0 { Loaded::Gone } else { Loaded::NotNow };
+            node.sending.handle_loaded(&digest, block.map_or(missing, Loaded::Block));
         }
     }
 

@@ -22,6 +22,8 @@ pub enum Library {
     Smbprotocol,
     /// `pysmb`.
     Pysmb,
+    /// `smbprotocol` itself, in the steps of [`super::steps`].
+    SmbprotocolSteps,
 }
 
 impl Library {
@@ -30,6 +32,9 @@ impl Library {
             Self::Impacket => ("impacket_get.py", include_str!("../../clients/impacket_get.py")),
             Self::Smbprotocol => ("smbprotocol_get.py", include_str!("../../clients/smbprotocol_get.py")),
             Self::Pysmb => ("pysmb_get.py", include_str!("../../clients/pysmb_get.py")),
+            Self::SmbprotocolSteps => {
+                ("smbprotocol_steps.py", include_str!("../../clients/smbprotocol_steps.py"))
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use super::{ADMIN, CORE_NAME, CORE_SITE, EDGE_NAME, EDGE_SITE, LINK_PORT, Memory, Mode};
 use crate::namespace::Namespace;
+use crate::process::Process;
 use crate::topology::{CORE_WAN, CORE_WAN_V6, Family, Lab, SERVER_V4};
 
 /// A node to be started.
@@ -19,6 +20,8 @@ pub struct Setup<'a> {
     pub(super) role: Role,
     clock: Option<String>,
     memory: Memory,
+    /// `store.size`, in MiB.
+    store_size: u64,
     family: Family,
     shares: bool,
     /// Lines of the sections `[core]` and `[peers]`.
@@ -72,6 +75,7 @@ impl<'a> Setup<'a> {
             role,
             clock: None,
             memory: Memory::PLENTY,
+            store_size: 4 << 10,
             family: Family::V4,
             shares: true,
             core: String::new(),
@@ -89,6 +93,12 @@ impl<'a> Setup<'a> {
     #[must_use]
     pub fn memory(self, memory: Memory) -> Self {
         Self { memory, ..self }
+    }
+
+    /// Gives its store so many MiB of disk.
+    #[must_use]
+    pub fn store_size(self, store_size: u64) -> Self {
+        Self { store_size, ..self }
     }
 
     /// Has the link use this version of IP.
@@ -123,8 +133,12 @@ impl<'a> Setup<'a> {
         self
     }
 
-    /// Returns the command that runs the node.
-    pub(super) fn run(&self, wanigan: &Path, file: &Path) -> Result<Command> {
+    /// Starts the process.
+    pub(super) fn spawn(&self, wanigan: &Path, file: &Path) -> Result<Process> {
+        self.namespace.spawn(&self.name, &mut self.run(wanigan, file)?)
+    }
+
+    fn run(&self, wanigan: &Path, file: &Path) -> Result<Command> {
         let mut command = self.namespace.command(&wanigan.to_string_lossy());
         // For whoever looks for a fault: WANIGAN_LAB_LOG=wanigan=debug.
         let log = std::env::var("WANIGAN_LAB_LOG").unwrap_or_else(|_| "info".to_owned());
@@ -140,7 +154,7 @@ impl<'a> Setup<'a> {
 
     /// Returns the configuration file's text.
     pub(super) fn configuration(&self, pki: &Path, state: &Path) -> String {
-        let Self { name, site, .. } = self;
+        let Self { name, site, store_size, .. } = self;
         let (pki, state) = (pki.display(), state.display());
         let Memory { store, limits } = self.memory;
         let mut text = format!(
@@ -154,7 +168,7 @@ impl<'a> Setup<'a> {
              {}\n\
              [limits]\nmemory = \"{limits} MiB\"\n\n\
              [admin]\nlisten = \"{ADMIN}\"\n\n\
-             [store]\nsize = \"4 GiB\"\nmemory = \"{store} MiB\"\n",
+             [store]\nsize = \"{store_size} MiB\"\nmemory = \"{store} MiB\"\n",
             self.role_lines()
         );
         let share = if self.shares { "" } else { "share = false\n" };

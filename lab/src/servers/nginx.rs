@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::process::Process;
+use crate::servers::serve;
 use crate::topology::{Lab, SERVER_V4, SERVER_V6};
 
 /// A running nginx.
@@ -36,10 +36,8 @@ impl Nginx {
         std::fs::write(&configuration, configuration_text(&home)).context("write nginx.conf")?;
         let mut command = lab.server().command("nginx");
         command.arg("-e").arg(home.join("error.log")).arg("-c").arg(&configuration).arg("-p").arg(&home);
-        let process = lab.server().spawn("nginx", &mut command)?;
-        for address in [SocketAddr::from((SERVER_V4, PORT)), SocketAddr::from((SERVER_V6, PORT))] {
-            lab.server().wait_for_port(address, Duration::from_secs(20))?;
-        }
+        let addresses = [SocketAddr::from((SERVER_V4, PORT)), SocketAddr::from((SERVER_V6, PORT))];
+        let process = serve(lab, "nginx", &mut command, &addresses)?;
         Ok(Self { files, _process: process })
     }
 

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::process::Process;
+use crate::servers::serve;
 use crate::topology::{Lab, SERVER_V4};
 
 /// A running rsync daemon with one module, [`MODULE`], that clients may read and write.
@@ -29,8 +29,7 @@ impl Rsyncd {
         std::fs::write(&configuration, configuration_text(&home)).context("write rsyncd.conf")?;
         let mut command = lab.server().command("rsync");
         command.args(["--daemon", "--no-detach", "--config"]).arg(&configuration);
-        let process = lab.server().spawn("rsyncd", &mut command)?;
-        lab.server().wait_for_port(SocketAddr::from((SERVER_V4, PORT)), Duration::from_secs(20))?;
+        let process = serve(lab, "rsyncd", &mut command, &[SocketAddr::from((SERVER_V4, PORT))])?;
         Ok(Self { files, _process: process })
     }
 

@@ -131,7 +131,8 @@ pub struct CreateResponse {
     pub action: CreateAction,
     /// When the content last changed, in units of 100 ns since 1601; servers may be late to say so.
     pub last_write_time: u64,
-    /// When anything of the file last changed, its access rights among it; 0 from servers that do not know.
+    /// When anything of the file last changed, its access rights among it; 0 from servers that do not know, and from Samba
+    /// the time of the last write.
     pub change_time: u64,
     /// Bytes of content.
     pub end_of_file: u64,

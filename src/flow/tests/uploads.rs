@@ -5,7 +5,6 @@ use wanigan_parsers::wan::{KeyId, Secret};
 use super::*;
 use crate::block::digest;
 use crate::flow::terms::{Entitlement, Terms};
-use crate::matching::matcher::Matcher;
 use crate::matching::uploads::{Known, KnownOnLink, UNNAMED};
 use crate::metrics::Source;
 use crate::referral::Holder;
@@ -174,17 +173,7 @@ impl World {
             known: KnownOnLink::new(Arc::clone(known), link),
             numbers: Arc::clone(&self.numbers),
         };
-        let pair = self.open();
-        let credit = pair.receiving.credit();
-        let sending = Sending::new(
-            Some(minter),
-            Matcher::alone(&self.budget),
-            &self.budget,
-            64 << 20,
-            credit,
-            self.now,
-        );
-        Pair { sending, receiving: self.judging(), ..pair }
+        self.pair(minter, self.judging(), 1 << 30)
     }
 }
 

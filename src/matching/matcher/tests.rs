@@ -1,10 +1,11 @@
 //! A site of one edge reads files of one server through a matcher. What is checked of every read: the pieces are the
 //! bytes, every seal is of bytes that passed, and no slice is named that the rule does not allow.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use prometheus::IntGauge;
 use proptest::prelude::*;
+use wanigan_parsers::wan::SealSpan;
 
 use super::*;
 
@@ -62,7 +63,7 @@ fn edits_upon_edits_cost_little_more_than_themselves() {
     let file = File::random(1, 16_000_000);
     site.read(&file, &pieces(file.len(), 8 << 20));
     let mut edited = file.clone();
-    for round in 1..3 {
+    for round in 1..6 {
         let mut inserted = 0;
         for n in 0..24 {
             let (at, len) = (n * 650_000 + 12_345 * round, 1 + (n * 379 + 977) % 2_000);
@@ -71,7 +72,9 @@ fn edits_upon_edits_cost_little_more_than_themselves() {
         }
         let seen = site.read(&edited, &pieces(edited.len(), 8 << 20));
         let new = edited.len() - seen.matched;
-        assert!(new <= inserted + 24 * 300, "round {round}: {inserted} bytes inserted, {new} new ones");
+        // Of earlier rounds, what was too short to be a block crosses again.
+        let most = inserted + round * 24 * 200;
+        assert!(new <= most, "round {round}: {inserted} bytes inserted, {new} new ones");
     }
 }
 
@@ -130,6 +133,91 @@ fn a_seal_sets_the_cursor_for_its_own_object_alone() {
     matcher.handle_end();
     site.take(&grown, &mut matcher, &grown.bytes, &mut out, &mut seen);
     assert!(out == grown.bytes, "{} of {} bytes", out.len(), grown.len());
+}
+
+#[test]
+fn an_edit_in_every_kibibyte_loads_each_block_once() {
+    let mut site = Site::new();
+    let file = File::random(1, 16 * CELL_BYTES);
+    site.read(&file, &pieces(file.len(), 8 << 20));
+    let mut edited = file.clone();
+    for n in (0..file.len() / 3_000).rev() {
+        edited.insert(n * 3_000 + 1_500, 10, n as u64);
+    }
+    let seen = site.read(&edited, &pieces(edited.len(), 8 << 20));
+    assert!(seen.loads <= 2 * 16, "{seen:?}");
+    assert!(seen.matched >= file.len() / 2, "{seen:?}");
+}
+
+#[test]
+fn of_a_file_that_was_written_anew_in_place_few_blocks_are_loaded() {
+    let mut site = Site::new();
+    let file = File::random(1, 200 * CELL_BYTES);
+    site.read(&file, &pieces(file.len(), 8 << 20));
+    let mut anew = File::random(2, 200 * CELL_BYTES);
+    (anew.place, anew.version) = (file.place, 1);
+    // What is found once is trusted again.
+    anew.bytes[100 * CELL_BYTES..].copy_from_slice(&file.bytes[100 * CELL_BYTES..]);
+    let seen = site.read(&anew, &pieces(anew.len(), 8 << 20));
+    assert!(seen.loads < 100 / 8 + 8 + 2, "{seen:?}");
+    assert_eq!(seen.matched, 100 * CELL_BYTES);
+}
+
+#[test]
+fn what_a_hung_disk_does_not_give_is_not_forgotten() {
+    let mut site = Site::new();
+    let file = File::random(1, 10 * CELL_BYTES);
+    site.read(&file, &pieces(file.len(), 8 << 20));
+    site.hangs = true;
+    // Parts of blocks cannot be compared, and whole ones need not be loaded.
+    assert_eq!(site.read(&file, &[(1_000, 30_000)]).matched, 0);
+    assert_eq!(site.read(&file, &pieces(file.len(), 8 << 20)).matched, file.len());
+    site.hangs = false;
+    assert_eq!(site.read(&file, &[(1_000, 30_000)]).matched, 30_000);
+}
+
+/// A seal that completes in the middle of a message, of a block that goes on elsewhere as the message may.
+#[test]
+fn a_seal_in_the_middle_of_a_search_sets_the_cursor_for_its_own_object_alone() {
+    for is_known in [true, false] {
+        let cell = |byte: u8| vec![byte; CELL_BYTES];
+        let file = |place, bytes: Vec<Vec<u8>>, version| File {
+            place,
+            version,
+            bytes: bytes.concat(),
+            known: true,
+            versioned: true,
+        };
+        let mut site = Site::new();
+        for known in [file(1, vec![cell(1)], 0), file(2, vec![cell(1), cell(2)], 0)] {
+            site.read(&known, &pieces(known.len(), 8 << 20));
+        }
+        site.holds.clear();
+        let grown = file(1, vec![cell(1), cell(2), vec![3; 1_024]], 1);
+        let mut matcher = site.matcher();
+        let (mut out, mut seen) = (Vec::new(), Seen::default());
+        for (from, to, last) in
+            [(0, 40_000, true), (40_000, 70_000, false), (70_000, 80_000, true), (80_000, 132_096, true)]
+        {
+            let span = |from: usize, to: usize, object| {
+                let kind = SpanKind::Content { offset: from as u64, last, end: false, object };
+                Span { len: to - from, kind }
+            };
+            let object = grown.object();
+            let lost = object.filter(|_| is_known);
+            let spans = if to == 70_000 {
+                vec![span(from, CELL_BYTES, object), span(CELL_BYTES, to, lost)]
+            } else {
+                vec![span(from, to, if from < CELL_BYTES { object } else { lost })]
+            };
+            site.release(&grown, from, to - from);
+            matcher.handle_input(grown.bytes.slice_of(from, to), &spans);
+            site.take(&grown, &mut matcher, &grown.bytes, &mut out, &mut seen);
+        }
+        matcher.handle_end();
+        site.take(&grown, &mut matcher, &grown.bytes, &mut out, &mut seen);
+        assert!(out == grown.bytes, "{is_known}: {} of {} bytes", out.len(), grown.len());
+    }
 }
 
 #[test]
@@ -265,6 +353,31 @@ proptest! {
     }
 }
 
+/// Divides the spans of an input that is cut in two.
+fn cut_spans(spans: &[Span], mut cut: usize) -> (Vec<Span>, Vec<Span>) {
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for &Span { len, kind } in spans {
+        let before = len.min(cut);
+        cut -= before;
+        if before == len {
+            first.push(Span { len, kind });
+            continue;
+        }
+        let (mut begins, mut goes_on) = (kind, kind);
+        if let SpanKind::Content { last, end, .. } = &mut begins {
+            (*last, *end) = (false, false);
+        }
+        if let SpanKind::Content { offset, .. } = &mut goes_on {
+            *offset += before as u64;
+        }
+        if before > 0 {
+            first.push(Span { len: before, kind: begins });
+        }
+        second.push(Span { len: len - before, kind: goes_on });
+    }
+    (first, second)
+}
+
 /// Reads of a file from its beginning to its end.
 fn pieces(len: usize, size: usize) -> Vec<(usize, usize)> {
     (0..len).step_by(size).map(|at| (at, size.min(len - at))).collect()
@@ -326,12 +439,14 @@ struct Seen {
     /// Content bytes that went by reference.
     matched: usize,
     slices: usize,
+    loads: usize,
 }
 
 /// What is at both ends.
 struct Site {
     map: MapHandle,
     store: HashMap<Digest, Hashed>,
+    hangs: bool,
     holds: HashSet<Digest>,
     /// Which bytes of which version of a file were released.
     released: HashMap<(u64, u64), Vec<bool>>,
@@ -343,6 +458,7 @@ impl Site {
         Self {
             map: Arc::new(Mutex::new(ContentMap::new(100_000, 100_000))),
             store: HashMap::new(),
+            hangs: false,
             holds: HashSet::new(),
             released: HashMap::new(),
             budget: Budget::new(1 << 24, IntGauge::new("used", "used").unwrap()),
@@ -373,10 +489,14 @@ impl Site {
                 at += len;
             }
             stream.extend_from_slice(&input);
-            let released = self.released.entry((file.place, file.version)).or_default();
-            released.resize(file.len(), false);
-            released[offset..offset + len].fill(true);
-            matcher.handle_input(input.into(), &spans);
+            self.release(file, offset, len);
+            // A message comes in two pieces.
+            let cut = (offset.wrapping_mul(31) + len * 17) % input.len();
+            let (first, second) = cut_spans(&spans, cut);
+            let mut input = Bytes::from(input);
+            matcher.handle_input(input.split_to(cut), &first);
+            self.take(file, &mut matcher, &stream, &mut out, &mut seen);
+            matcher.handle_input(input, &second);
             self.take(file, &mut matcher, &stream, &mut out, &mut seen);
             matcher.handle_wait(now);
             now += Duration::from_millis(1);
@@ -391,6 +511,12 @@ impl Site {
         seen
     }
 
+    fn release(&mut self, file: &File, offset: usize, len: usize) {
+        let released = self.released.entry((file.place, file.version)).or_default();
+        released.resize(file.len(), false);
+        released[offset..offset + len].fill(true);
+    }
+
     fn take(
         &mut self,
         file: &File,
@@ -401,8 +527,13 @@ impl Site {
     ) {
         loop {
             while let Some((digest, _)) = matcher.poll_load() {
+                seen.loads += 1;
+                if self.hangs {
+                    matcher.handle_loaded(&digest, Loaded::NotNow);
+                    continue;
+                }
                 let block = self.store.get(&digest).cloned();
-                matcher.handle_loaded(&digest, block);
+                matcher.handle_loaded(&digest, block.map_or(Loaded::Gone, Loaded::Block));
             }
             let Some(piece) = matcher.poll_piece() else { return };
             match piece {

@@ -4,7 +4,7 @@
 //! to know where data lies in a file. It serves hints, and decides of which blocks a slice may be named: where it is
 //! wrong about a place, a comparison is lost; where it were wrong about a version, a client might learn the hash of a
 //! block that it may not read. So a version is told only for a file opened here by its name, for as long as nothing
-//! was written through this connection:
+//! was written to it through a file known here:
 //!
 //! - The exact bytes of the path and the name are part of it, and the times and the length that the CREATE response
 //!   told. ChangeTime is among them because a change of the access rights sets it.
@@ -17,8 +17,11 @@
 //! FileIds belong to a session and may come from its other connections: those are unknown here. That an id still means
 //! the file it was given out for rests on servers not giving ids out again soon after another connection closed them.
 //!
-//! What can go wrong: more files open than [`OPENS_MAX`], or more requests unanswered than [`AWAITED_MAX`]; the oldest
-//! are forgotten, and content of theirs belongs to no object.
+//! What can go wrong: more files open than [`OPENS_MAX`], or more requests unanswered than [`AWAITED_MAX`]. Of the
+//! files those are forgotten that were unused for longest, written ones last; of the requests the oldest. Content of
+//! theirs belongs to no object. Times tell of a WRITE only once the file that wrote is closed, so whoever opens a file
+//! that was written and forgotten may be told the version from before; and to which file somebody writes who was
+//! forgotten, nobody here can say. From either on the connection tells no versions any more.
 
 use std::collections::BTreeMap;
 
@@ -54,6 +57,12 @@ pub(super) struct Files {
     /// Whether all requests of the chain, up to here, work on the tree that the first one names.
     one_tree: bool,
     opened: u64,
+    /// Requests that worked on a known file, so far.
+    uses: u64,
+    /// Files were forgotten that the server may still have open.
+    lost_files: bool,
+    /// Something may have been written to any file.
+    lost_writes: bool,
 }
 
 /// Numbers the CREATE requests of a connection, so that a FileId that is given out again is told from itself.
@@ -68,6 +77,8 @@ struct Open {
     version: Option<(Version, u64)>,
     /// Something was done through it that may have changed the content.
     changed: bool,
+    /// Which of [`Files::uses`] was the last of it.
+    used: u64,
 }
 
 /// What a response is awaited for.
@@ -75,6 +86,8 @@ enum Awaited {
     Connect(Share),
     Create(OpenId),
     Close(OpenId),
+    Disconnect(Tree),
+    Logoff(SessionId),
 }
 
 impl Files {
@@ -93,15 +106,14 @@ impl Files {
             _ => self.file(message),
         };
         self.previous = open;
+        if let Some(open) = open.and_then(|open| self.opens.get_mut(&open)) {
+            self.uses += 1;
+            open.used = self.uses;
+        }
         match (command, open) {
             (Command::CLOSE, Some(open)) => self.close(message, open),
-            (Command::WRITE | Command::SET_INFO, Some(open)) => self.change(open),
-            (Command::IOCTL, Some(open)) => {
-                let keeps = ControlCode::parse(message.body).is_ok_and(|(_, code)| code.keeps_content());
-                if !keeps {
-                    self.change(open);
-                }
-            }
+            (_, Some(open)) if may_change(message) => self.change(open),
+            (_, None) if may_change(message) => self.change_unknown(message),
             (Command::TREE_CONNECT, _) => {
                 if let Some(share) = Share::requested(message) {
                     self.expect(message.header.message_id, Awaited::Connect(share));
@@ -109,14 +121,12 @@ impl Files {
             }
             (Command::TREE_DISCONNECT, _) => {
                 if let Some(tree) = message.tree {
-                    self.disconnect(tree);
+                    self.expect(message.header.message_id, Awaited::Disconnect(tree));
                 }
             }
             (Command::LOGOFF, _) => {
                 let session = message.tree.map_or(message.header.session_id, |tree| tree.0);
-                while let Some(tree) = self.shares.keys().find(|tree| tree.0 == session).copied() {
-                    self.disconnect(tree);
-                }
+                self.expect(message.header.message_id, Awaited::Logoff(session));
             }
             _ => {}
         }
@@ -134,9 +144,18 @@ impl Files {
             (None, Command::TREE_CONNECT) if success => self.connect(message, None),
             (Some(Awaited::Create(open)), Command::CREATE) if success => self.open(open, message.body),
             (None, Command::CREATE) if success => self.open_unknown(message),
+            (Some(Awaited::Create(open)), Command::CREATE) => self.forget(open),
+            (Some(Awaited::Close(open)), Command::CLOSE) if success => self.forget(open),
+            (Some(Awaited::Disconnect(tree)), Command::TREE_DISCONNECT) if success => self.disconnect(tree),
+            (Some(Awaited::Logoff(session)), Command::LOGOFF) if success => {
+                while let Some(tree) = self.shares.keys().find(|tree| tree.0 == session).copied() {
+                    self.disconnect(tree);
+                }
+            }
             // A file that could not be closed is rather forgotten than taken for another.
-            (Some(Awaited::Create(open) | Awaited::Close(open)), _) => self.forget(open),
-            (Some(Awaited::Connect(_)) | None, _) => {}
+            (Some(Awaited::Create(open) | Awaited::Close(open)), _) => self.lose(open),
+            // A tree that may still be connected keeps its files; whoever gets its id anew ends it.
+            (Some(Awaited::Connect(_) | Awaited::Disconnect(_) | Awaited::Logoff(_)) | None, _) => {}
         }
     }
 
@@ -144,7 +163,7 @@ impl Files {
     pub(super) fn lose_response(&mut self, message_id: MessageId) {
         if let Some(Awaited::Create(open) | Awaited::Close(open)) = self.awaited.remove(&message_id).flatten()
         {
-            self.forget(open);
+            self.lose(open);
         }
     }
 
@@ -171,12 +190,13 @@ impl Files {
         let tree = message.tree.filter(|_| self.one_tree)?;
         let name = FileName::requested(message, &request, self.shares.get(&tree)?)?;
         while self.opens.len() >= OPENS_MAX {
-            let oldest = *self.opens.first_key_value()?.0;
-            self.forget(oldest);
+            let (idle, _) = self.opens.iter().min_by_key(|(_, open)| (open.changed, open.used))?;
+            self.lose(*idle);
         }
         self.opened += 1;
         let open = OpenId(self.opened);
-        self.opens.insert(open, Open { tree, name, file_id: None, version: None, changed: false });
+        let used = self.uses;
+        self.opens.insert(open, Open { tree, name, file_id: None, version: None, changed: false, used });
         if !request.disposition.keeps_content() {
             self.change(open);
         }
@@ -185,7 +205,7 @@ impl Files {
     }
 
     fn open(&mut self, open: OpenId, body: &[u8]) {
-        let Ok((_, response)) = CreateResponse::parse(body) else { return self.forget(open) };
+        let Ok((_, response)) = CreateResponse::parse(body) else { return self.lose(open) };
         if response.attributes.is_directory() {
             return self.forget(open);
         }
@@ -193,9 +213,10 @@ impl Files {
             self.change(open);
         }
         let Some((tree, name)) = self.opens.get(&open).map(|open| (open.tree, open.name)) else { return };
-        // The times tell of a WRITE only once the file that wrote is closed.
+        // Another's WRITE may not be in the times yet.
         let changed = self.opens.values().any(|open| open.changed && open.name.place == name.place);
-        let version = (!changed).then(|| (version(&name, &response), response.end_of_file));
+        let version =
+            (!changed && !self.lost_writes).then(|| (version(&name, &response), response.end_of_file));
         if let Some(open) = self.opens.get_mut(&open) {
             open.version = version;
             open.file_id = Some(response.file_id);
@@ -233,6 +254,34 @@ impl Files {
         }
     }
 
+    /// Learns of something that may change the content of a file that is not known.
+    fn change_unknown(&mut self, message: &Message<'_>) {
+        // A pipe is none.
+        let on_disk = message.tree.is_none_or(|tree| self.shares.contains_key(&tree));
+        if !on_disk {
+            return;
+        }
+        if self.lost_files {
+            return self.end_versions();
+        }
+        // Its id may be that of a file whose CLOSE will turn out to have failed.
+        let closing = |awaited: &Option<Awaited>| match awaited {
+            Some(Awaited::Close(open)) => Some(*open),
+            _ => None,
+        };
+        let closing: Vec<_> = self.awaited.values().filter_map(closing).collect();
+        closing.into_iter().for_each(|open| self.change(open));
+    }
+
+    fn end_versions(&mut self) {
+        if std::mem::replace(&mut self.lost_writes, true) {
+            return;
+        }
+        for open in self.opens.values_mut() {
+            open.version = None;
+        }
+    }
+
     fn connect(&mut self, message: &Message<'_>, share: Option<Share>) {
         let Some(tree_id) = message.header.tree_id else { return };
         let tree = (message.header.session_id, tree_id);
@@ -244,11 +293,12 @@ impl Files {
         }
     }
 
+    /// Learns that a tree is gone. What was open there may outlive it as a durable handle.
     fn disconnect(&mut self, tree: Tree) {
-        if self.shares.remove(&tree).is_some() {
-            self.by_file_id.retain(|_, open| self.opens.get(open).is_some_and(|open| open.tree != tree));
-            self.opens.retain(|_, open| open.tree != tree);
-        }
+        self.shares.remove(&tree);
+        let files: Vec<_> =
+            self.opens.iter().filter(|(_, open)| open.tree == tree).map(|(id, _)| *id).collect();
+        files.into_iter().for_each(|open| self.lose(open));
     }
 
     fn expect(&mut self, message_id: MessageId, awaited: Awaited) {
@@ -263,11 +313,22 @@ impl Files {
         }
         for lost in [before.flatten(), Some(awaited)].into_iter().flatten() {
             if let Awaited::Create(open) | Awaited::Close(open) = lost {
-                self.forget(open);
+                self.lose(open);
             }
         }
     }
 
+    /// Forgets a file that the server may still have open.
+    fn lose(&mut self, open: OpenId) {
+        let Some(Open { changed, .. }) = self.opens.get(&open) else { return };
+        self.lost_files = true;
+        if *changed {
+            self.end_versions();
+        }
+        self.forget(open);
+    }
+
+    /// Forgets a file that the server has not open.
     fn forget(&mut self, open: OpenId) {
         self.unname(open);
         self.opens.remove(&open);
@@ -279,6 +340,15 @@ impl Files {
         if let Some(file_id) = file_id.take() {
             self.by_file_id.remove(&(tree.0, file_id));
         }
+    }
+}
+
+/// Returns whether a request other than CREATE may change the content of the file it works on.
+fn may_change(message: &Message<'_>) -> bool {
+    match message.header.command {
+        Command::WRITE | Command::SET_INFO => true,
+        Command::IOCTL => !ControlCode::parse(message.body).is_ok_and(|(_, code)| code.keeps_content()),
+        _ => false,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Disks that are full, gone, busy or broken.
 
+use tokio::time::{sleep, timeout};
+
 use super::*;
 use crate::store::disk::{Directory, Disk};
 
@@ -75,6 +77,73 @@ async fn a_disk_whose_reads_fail_is_let_go() {
     eventually(|| metrics.up.get() == 0);
     assert!((9..=21).contains(&metrics.errors.get()), "each read and the end");
     assert_eq!(metrics.blocks.get(), 0);
+}
+
+#[test]
+fn a_disk_that_hangs_is_waited_for_once_and_used_again_when_it_answers() {
+    // One thread reads, so that the test says when it begins.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(wait_once_for_a_disk_that_hangs());
+}
+
+async fn wait_once_for_a_disk_that_hangs() {
+    let (disk, blocks) = filled().await;
+    let config = StoreConfig { slow_after: Duration::from_millis(200), ..config(0) };
+    let (store, metrics) = open(&disk, &config);
+    let hanging = disk.stall();
+    let (gate, closed) = std::sync::mpsc::channel::<()>();
+    tokio::task::spawn_blocking(move || closed.recv());
+    // More than may read at a time.
+    let mut waiting: Vec<_> =
+        blocks[..40].iter().map(|block| Box::pin(store.get(block.reference()))).collect();
+    for get in &mut waiting {
+        assert!(timeout(Duration::ZERO, get).await.is_err(), "nobody knew");
+    }
+    drop(gate);
+    let patience = Instant::now() + Duration::from_secs(20);
+    while timeout(Duration::from_millis(20), store.get(blocks[50].reference())).await.is_err() {
+        assert!(Instant::now() < patience, "nobody found out");
+    }
+    for get in &mut waiting {
+        assert!(timeout(Duration::ZERO, get).await.is_err(), "who waits goes on waiting");
+    }
+    drop(waiting);
+    assert_eq!(metrics.skipped_reads.get(), 1);
+    for block in &blocks {
+        let (reference, tag) = (block.reference(), crate::block::tag(block.reference()));
+        assert!(at_once(store.get(reference)).await.is_none());
+        assert!(at_once(store.get_digest(&reference.digest, reference.len)).await.is_none());
+        assert!(at_once(store.find_tag(reference.key, &tag)).await.is_none());
+    }
+    assert_eq!((metrics.skipped_reads.get(), metrics.errors.get(), metrics.up.get()), (181, 0, 1));
+    let new = block(100, 3000);
+    store.put(new.clone());
+    assert!(at_once(store.get(new.reference())).await.is_some(), "memory goes on");
+    drop(hanging);
+    let patience = Instant::now() + Duration::from_secs(20);
+    for block in blocks.iter().chain([&new]) {
+        while store.get(block.reference()).await.is_none() {
+            assert!(Instant::now() < patience, "it never came back");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_walk_waits_for_a_disk_that_hangs_and_misses_nothing() {
+    let (disk, blocks) = filled().await;
+    let (store, _) = open(&disk, &StoreConfig { slow_after: Duration::from_millis(20), ..config(0) });
+    let hanging = disk.stall();
+    let reference = blocks[0].reference();
+    assert!(timeout(Duration::from_millis(200), store.get(reference)).await.is_err());
+    assert!(at_once(store.get(reference)).await.is_none());
+    let (walking, key) = (store.clone(), reference.key);
+    let walk = tokio::spawn(async move { walking.references(key, None, None, 1000).await });
+    sleep(Duration::from_millis(50)).await;
+    assert!(!walk.is_finished());
+    drop(hanging);
+    assert_eq!(walk.await.unwrap().0.len(), blocks.len());
 }
 
 #[tokio::test]
@@ -161,4 +230,19 @@ fn a_file_that_is_no_key_stops_the_start() {
     std::fs::write(dir.path().join("key"), "not a key").unwrap();
     let config = StoreConfig::new(dir.path().join("store"), dir.path().join("key"), 32 << 20, 0);
     assert!(matches!(Store::open(config, metrics()), Err(StoreError::Key(KeyFault::Malformed(_)))));
+}
+
+/// Waits for what waits for no disk.
+async fn at_once<T>(asked: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(20), asked).await.expect("the disk is not waited for")
+}
+
+/// A disk and the blocks on it.
+async fn filled() -> (FaultDisk, Vec<Block>) {
+    let disk = FaultDisk::new();
+    let (store, _) = open(&disk, &config(0));
+    let blocks: Vec<_> = (0..60).map(|n| block(n, 3000)).collect();
+    blocks.iter().for_each(|block| store.put(block.clone()));
+    store.close().await;
+    (disk, blocks)
 }

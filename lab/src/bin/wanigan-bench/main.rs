@@ -13,6 +13,7 @@ use wanigan_lab::clients::programs::Program;
 use wanigan_lab::scenario;
 use wanigan_lab::wan::Shape;
 
+mod ask_or_push;
 mod cold;
 mod eight_clients;
 mod inserts;
@@ -31,7 +32,7 @@ use report::{Report, Target};
 /// A scenario's name, and what measures it with files of so many bytes.
 type Scenario = (&'static str, fn(usize) -> Result<Report>);
 
-const SCENARIOS: [Scenario; 8] = [
+const SCENARIOS: [Scenario; 9] = [
     ("reads", reads::measure),
     ("eight-clients", eight_clients::measure),
     ("inserts", inserts::measure),
@@ -40,12 +41,15 @@ const SCENARIOS: [Scenario; 8] = [
     ("cold", cold::measure),
     ("text", text::measure),
     ("small-files", small_files::measure),
+    ("ask-or-push", ask_or_push::measure),
 ];
 
 fn main() -> Result<()> {
     let (mib, chosen) = arguments()?;
     let missing = scenario::missing(&NEEDS).or_else(|| scenario::missing(&Program::NEEDS));
-    ensure!(missing.is_none(), "missing: {missing:?}");
+    if let Some(missing) = missing {
+        bail!("{missing} is missing: `sh lab/install-deps.sh` installs what the lab needs");
+    }
     println!("{}", machine()?);
     let (mut targets, mut failed) = (Vec::new(), Vec::new());
     for (name, measure) in chosen {

@@ -8,7 +8,7 @@ use wanigan_lab::clients::Received;
 use wanigan_lab::clients::curl::Curl;
 use wanigan_lab::clients::smbclient::SmbClient;
 use wanigan_lab::content::{self, Digest};
-use wanigan_lab::node::{Memory, Mode, Pair};
+use wanigan_lab::node::{Mode, Pair, Setup};
 use wanigan_lab::servers::nginx::Nginx;
 use wanigan_lab::servers::smbd::{Encryption, Signing, Smbd};
 use wanigan_lab::topology::Lab;
@@ -64,9 +64,14 @@ impl Protocol {
 impl<'a> Scene<'a> {
     /// Starts all. The SMB server requires signing.
     pub(crate) fn start(lab: &'a Lab, encryption: Encryption) -> Result<Self> {
+        Self::start_with(lab, encryption, Setup::edge(lab, Mode::Tproxy))
+    }
+
+    /// The same with an edge of one's own.
+    pub(crate) fn start_with(lab: &'a Lab, encryption: Encryption, edge: Setup<'a>) -> Result<Self> {
         let smbd = Smbd::start(lab, Signing::Required, encryption)?;
         let nginx = Nginx::start(lab)?;
-        let pair = Pair::start(lab, Mode::Tproxy, Memory::PLENTY)?;
+        let pair = Pair::start_with(lab, &Setup::core(lab), edge)?;
         Ok(Self { lab, smbd, nginx, pair })
     }
 
