@@ -229,7 +229,7 @@ impl Core {
             return Err(LinkError::Unexpected);
         }
         let hello = read_frame(&mut recv, &mut reader).await?;
-        let Frame::Hello { version_min, version_max, store, stores: _, shares, asks } = hello else {
+        let Frame::Hello { version_min, version_max, store, process, stores: _, shares, asks } = hello else {
             return Err(LinkError::Unexpected);
         };
         let accepted = match choose_version(version_min, version_max) {
@@ -256,7 +256,7 @@ impl Core {
         }
         .encode(&mut bytes);
         send.write_all(&bytes).await?;
-        edge.holder.handle_store(store);
+        edge.holder.handle_store(store, process);
         self.holders.handle_up(&edge.holder, shares, asks);
         let link = Link::start(connection.clone(), self.flows, send, recv, reader, &self.tasks.links);
         Ok((link, Arc::new(edge)))

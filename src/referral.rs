@@ -59,8 +59,8 @@ struct Presence {
 pub struct Neighbours {
     holders: Arc<Holders>,
     own: Arc<Holder>,
-    /// The edge's newest link when this was made.
-    link: u64,
+    /// The edge's process when this was made.
+    process: [u8; 16],
     /// Who may be named to `own`, its own site first, as of `version`.
     others: Vec<Arc<Holder>>,
     version: u64,
@@ -167,11 +167,11 @@ impl Holder {
         &self.crossed
     }
 
-    /// Notes which store the edge has.
-    pub fn handle_store(&self, store: [u8; 16]) {
-        self.record.handle_store(store);
+    /// Notes which store the edge has, and which of its processes says so.
+    pub fn handle_store(&self, store: [u8; 16], process: [u8; 16]) {
+        self.record.handle_store(store, process);
         *self.asking.lock().unwrap_or_else(PoisonError::into_inner) = Asking::default();
-        self.given.handle_store(store);
+        self.given.handle_store(store, process);
     }
 
     /// Notes a block that the edge sent in full.
@@ -192,13 +192,13 @@ impl Presence {
 }
 
 impl Neighbours {
-    /// Makes an edge's view, for one flow over its newest link.
+    /// Makes an edge's view, for one flow.
     #[must_use]
     pub fn new(holders: Arc<Holders>, own: Arc<Holder>) -> Self {
         let version = holders.version.load(Ordering::Acquire);
         let others = holders.others(&own);
-        let link = own.record.link();
-        Self { holders, own, link, others, version }
+        let process = own.record.process();
+        Self { holders, own, process, others, version }
     }
 
     /// Returns the record of the edge itself.
@@ -215,17 +215,17 @@ impl Neighbours {
 
     /// Notes that this flow sends the edge the block. Exactly one of the next two calls follows for it.
     pub fn handle_sent(&self, digest: &Digest) {
-        self.own.record.handle_sent(digest, self.link);
+        self.own.record.handle_sent(digest, self.process);
     }
 
     /// Notes that the edge has a block that this flow sent.
     pub fn handle_received(&self, digest: &Digest) {
-        self.own.record.handle_received(digest, self.link);
+        self.own.record.handle_received(digest, self.process);
     }
 
     /// Notes that a block that this flow sent may not have arrived.
     pub fn handle_lost(&self, digest: &Digest) {
-        self.own.record.handle_lost(digest, self.link);
+        self.own.record.handle_lost(digest, self.process);
     }
 
     /// Notes that the edge is told of the block.
@@ -305,14 +305,14 @@ mod tests {
         let (one, two) = (edge(&holders, 1, "lisbon"), edge(&holders, 2, "lisbon"));
         let mut view = Neighbours::new(holders.clone(), one.clone());
         assert!(!view.knows(&D));
-        two.record.handle_sent(&D, 0);
+        two.record.handle_sent(&D, [0; 16]);
         assert!(view.knows(&D));
         assert_eq!(view.refer(&D).map(|to| (to.node, to.wait_ms)), Some((NodeId([2; 32]), ON_THE_WAY_MS)));
-        two.record.handle_received(&D, 0);
+        two.record.handle_received(&D, [0; 16]);
         assert_eq!(view.refer(&D).map(|to| (to.node, to.wait_ms)), Some((NodeId([2; 32]), 0)));
         view.forget(NodeId([2; 32]), &D);
         assert_eq!(view.refer(&D), None);
-        one.record.handle_sent(&D, 0);
+        one.record.handle_sent(&D, [0; 16]);
         assert_eq!(view.refer(&D).map(|to| to.node), Some(NodeId([1; 32])), "it is on its way to the asker");
     }
 
@@ -352,7 +352,7 @@ mod tests {
         let mut view = Neighbours::new(holders.clone(), lisbon);
         assert_eq!(view.refer(&D).map(|to| to.node), Some(NodeId([2; 32])));
         let near = edge(&holders, 4, "lisbon");
-        near.record.handle_sent(&D, 0);
+        near.record.handle_sent(&D, [0; 16]);
         assert_eq!(view.refer(&D).map(|to| to.node), Some(NodeId([4; 32])));
         let mut view = Neighbours::new(holders.clone(), faro);
         assert!(view.refer(&D).is_none() || view.refer(&D).map(|to| to.node) == Some(NodeId([3; 32])));

@@ -204,6 +204,7 @@ impl Link {
             version_min: VERSION_MIN,
             version_max: VERSION,
             store: hello.store,
+            process: hello.process,
             stores: hello.stores,
             shares: hello.shares,
             asks: hello.asks,
@@ -483,6 +484,8 @@ impl Link {
 pub struct Hello {
     /// Names the store.
     pub store: [u8; 16],
+    /// Names this process.
+    pub process: [u8; 16],
     /// Whether blocks are kept.
     pub stores: bool,
     /// Whether blocks are given to peers.

@@ -42,10 +42,9 @@ struct Generations {
     store: [u8; 16],
     young: HashSet<u64>,
     old: HashSet<u64>,
-    /// Counts the links to the edge.
-    link: u64,
-    /// Blocks that flows of the newest link are sending, and how many flows do. Bounded by what those flows have credit
-    /// for.
+    /// Names the receiver's process: nothing arrives any longer that was on its way to another.
+    process: [u8; 16],
+    /// Blocks that flows to this process are sending, and how many flows do. Bounded by what those flows have credit for.
     on_the_way: HashMap<u64, u32>,
 }
 
@@ -56,24 +55,29 @@ impl Record {
         Self { hash: RandomState::new(), generations: Mutex::default(), capacity }
     }
 
-    /// Notes that a new link to the edge stands, and which store the edge has; a store other than last time's begins empty.
+    /// Notes which store the edge has, and which process of its it is that has it. A store other than last time's begins
+    /// empty.
     ///
-    /// Nothing is on its way that an older link carries: the edge may have crashed and be back long before that link is
-    /// given up, and would wait for it in vain. What arrives all the same was at worst sent twice.
-    pub fn handle_store(&self, store: [u8; 16]) {
+    /// To another process nothing is on its way: an edge that crashed may be back long before the old one's links are
+    /// given up, and would wait for what they carry in vain. Links of one process come and go, and older ones still
+    /// deliver.
+    pub fn handle_store(&self, store: [u8; 16], process: [u8; 16]) {
         self.with(|generations| {
-            generations.link += 1;
-            generations.on_the_way.clear();
+            if generations.process != process {
+                generations.process = process;
+                generations.on_the_way.clear();
+            }
             if generations.store != store {
-                let link = generations.link;
-                *generations = Generations { store, link, ..Generations::default() };
+                generations.store = store;
+                generations.young.clear();
+                generations.old.clear();
             }
         });
     }
 
-    /// Returns the newest link, as flows over it name it in what they send.
-    pub fn link(&self) -> u64 {
-        self.with(|generations| generations.link)
+    /// Returns the edge's process, as flows to it name it in what they send.
+    pub fn process(&self) -> [u8; 16] {
+        self.with(|generations| generations.process)
     }
 
     /// Returns what is known of a block that is being used.
@@ -94,29 +98,29 @@ impl Record {
         })
     }
 
-    /// Notes that a flow sends the block over this link. Exactly one of the next two calls follows for it.
-    pub fn handle_sent(&self, digest: &Digest, link: u64) {
+    /// Notes that a flow sends the block to this process. Exactly one of the next two calls follows for it.
+    pub fn handle_sent(&self, digest: &Digest, process: [u8; 16]) {
         let entry = self.entry(digest);
         self.with(|generations| {
-            if generations.link == link {
+            if generations.process == process {
                 *generations.on_the_way.entry(entry).or_default() += 1;
             }
         });
     }
 
     /// Notes that the edge has a block that [`Record::handle_sent`] was called for.
-    pub fn handle_received(&self, digest: &Digest, link: u64) {
+    pub fn handle_received(&self, digest: &Digest, process: [u8; 16]) {
         let entry = self.entry(digest);
         self.with(|generations| {
-            generations.arrive(entry, link);
+            generations.arrive(entry, process);
             self.insert(generations, entry);
         });
     }
 
     /// Notes that a block that [`Record::handle_sent`] was called for may not have arrived: its flow is gone.
-    pub fn handle_lost(&self, digest: &Digest, link: u64) {
+    pub fn handle_lost(&self, digest: &Digest, process: [u8; 16]) {
         let entry = self.entry(digest);
-        self.with(|generations| generations.arrive(entry, link));
+        self.with(|generations| generations.arrive(entry, process));
     }
 
     /// Notes that the edge has the block, wherever it took it from.
@@ -151,8 +155,8 @@ impl Record {
 }
 
 impl Generations {
-    fn arrive(&mut self, entry: u64, link: u64) {
-        if self.link == link
+    fn arrive(&mut self, entry: u64, process: [u8; 16]) {
+        if self.process == process
             && let Some(count) = self.on_the_way.get_mut(&entry)
         {
             *count -= 1;
@@ -183,25 +187,25 @@ mod tests {
     #[test]
     fn another_store_holds_nothing() {
         let record = Record::new(8);
-        record.handle_store([1; 16]);
+        record.handle_store([1; 16], [1; 16]);
         record.learn(&digest(1));
-        record.handle_store([1; 16]);
+        record.handle_store([1; 16], [2; 16]);
         assert_eq!(record.knows(&digest(1)), Knowledge::Held);
-        record.handle_store([2; 16]);
+        record.handle_store([2; 16], [3; 16]);
         assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
     }
 
     #[test]
     fn a_block_is_on_its_way_until_it_arrived_or_its_last_flow_is_gone() {
         let record = Record::new(8);
-        record.handle_sent(&digest(1), 0);
-        record.handle_sent(&digest(1), 0);
-        record.handle_lost(&digest(1), 0);
+        record.handle_sent(&digest(1), [0; 16]);
+        record.handle_sent(&digest(1), [0; 16]);
+        record.handle_lost(&digest(1), [0; 16]);
         assert_eq!(record.knows(&digest(1)), Knowledge::OnTheWay);
-        record.handle_lost(&digest(1), 0);
+        record.handle_lost(&digest(1), [0; 16]);
         assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
-        record.handle_sent(&digest(1), 0);
-        record.handle_received(&digest(1), 0);
+        record.handle_sent(&digest(1), [0; 16]);
+        record.handle_received(&digest(1), [0; 16]);
         assert_eq!(record.knows(&digest(1)), Knowledge::Held);
         record.forget(&digest(1));
         assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
@@ -209,21 +213,23 @@ mod tests {
     }
 
     #[test]
-    fn what_an_older_link_carries_is_not_on_its_way_once_another_stands() {
+    fn nothing_is_on_its_way_to_a_process_that_has_a_successor() {
         let record = Record::new(8);
-        record.handle_store([1; 16]);
-        let older = record.link();
+        let (store, older, newer) = ([1; 16], [2; 16], [3; 16]);
+        record.handle_store(store, older);
+        assert_eq!(record.process(), older);
         record.learn(&digest(1));
         record.handle_sent(&digest(2), older);
-        record.handle_store([1; 16]);
-        let newer = record.link();
+        record.handle_store(store, older);
+        assert_eq!(record.knows(&digest(2)), Knowledge::OnTheWay, "another link of the same process");
+        record.handle_store(store, newer);
         record.handle_sent(&digest(3), older);
         assert_eq!(record.knows(&digest(1)), Knowledge::Held);
         for n in [2, 3] {
             assert_eq!(record.knows(&digest(n)), Knowledge::Unknown);
             record.handle_sent(&digest(n), newer);
         }
-        // The older link was not dead, or is found to be: what the newer one carries is counted as before.
+        // The older one's links end later: what goes to the newer one is counted as before.
         record.handle_received(&digest(2), older);
         record.handle_lost(&digest(3), older);
         assert_eq!(
@@ -242,7 +248,7 @@ mod tests {
         let mut alike = digest(1);
         alike.0[31] ^= 1;
         record.learn(&digest(1));
-        record.handle_sent(&alike, 0);
+        record.handle_sent(&alike, [0; 16]);
         assert_eq!(record.knows(&alike), Knowledge::OnTheWay);
         record.forget(&alike);
         assert_eq!(record.knows(&digest(1)), Knowledge::Held);
