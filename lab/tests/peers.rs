@@ -278,7 +278,7 @@ fn eight_at_once(lab: &Lab, family: Family) -> Result<()> {
     let hosts: Vec<&Namespace> = (0..8).map(|number| lab.client(number)).collect();
     let crossed = office.read_at_once(&hosts, &file)?;
     let copies = crossed as f64 / file.bytes() as f64;
-    eprintln!("eight edges over {family:?}: {copies:.3} copies over the WAN\n{}", office.figures());
+    eprintln!("eight edges over {family:?}: {copies:.3} copies over the WAN");
     ensure!((1.0..=1.3).contains(&copies), "{copies:.3} copies crossed the WAN\n{}", office.figures());
     office.expect_nothing_went_direct()?;
     let captured = capture.stop()?;
