@@ -45,7 +45,7 @@ use crate::relay;
 use crate::secret_file::{self, SecretFileError};
 use crate::shim::detecting::Detecting;
 use crate::wan::frames::{FrameReader, READ_BYTES, read_frame, read_kind};
-use crate::wan::session::choose_version;
+use crate::wan::session::{Hearing, choose_version};
 use crate::wan::transport::{TransportSettings, bind_server, transport_config};
 use crate::wan::{FlowStream, Link, LinkError, unix_time_ms};
 
@@ -163,6 +163,15 @@ struct Peer {
     blocks: Blocks,
 }
 
+/// Keeps true over which links an edge is heard: only what these carry is on its way to it.
+async fn follow_hearing(link: &Link, holder: &Holder) {
+    let mut hearing = link.follow_hearing();
+    while hearing.changed().await.is_ok() {
+        let is_heard = *hearing.borrow_and_update() != Hearing::Lost;
+        holder.record().handle_hearing(link.id().0, is_heard);
+    }
+}
+
 /// Serves edges until the endpoint is closed.
 pub async fn serve(core: Arc<Core>, endpoint: Endpoint) {
     while let Some(incoming) = endpoint.accept().await {
@@ -185,7 +194,12 @@ impl Core {
         self.metrics.links_up.inc();
         let following = async {
             let (core, holder) = (&self, &edge.holder);
-            tokio::join!(core.naming.tell(&link), core.follow_reached(&link, holder));
+            tokio::join!(
+                core.naming.tell(&link),
+                core.follow_reached(&link, holder),
+                follow_hearing(&link, holder),
+                link.watch_liveness(),
+            );
             std::future::pending::<()>().await;
         };
         let accepting = async {
@@ -201,6 +215,7 @@ impl Core {
             () = following => unreachable!("it waits for the link's end"),
         };
         self.holders.handle_down(&edge.holder);
+        edge.holder.record().handle_gone(link.id().0);
         self.metrics.links_up.dec();
         info!(edge = %edge.identity.name, %reason, "edge is gone");
         Ok(())
@@ -229,7 +244,7 @@ impl Core {
             return Err(LinkError::Unexpected);
         }
         let hello = read_frame(&mut recv, &mut reader).await?;
-        let Frame::Hello { version_min, version_max, store, process, stores: _, shares, asks } = hello else {
+        let Frame::Hello { version_min, version_max, store, stores: _, shares, asks } = hello else {
             return Err(LinkError::Unexpected);
         };
         let accepted = match choose_version(version_min, version_max) {
@@ -256,7 +271,7 @@ impl Core {
         }
         .encode(&mut bytes);
         send.write_all(&bytes).await?;
-        edge.holder.handle_store(store, process);
+        edge.holder.handle_store(store);
         self.holders.handle_up(&edge.holder, shares, asks);
         let link = Link::start(connection.clone(), self.flows, send, recv, reader, &self.tasks.links);
         Ok((link, Arc::new(edge)))
@@ -377,7 +392,7 @@ impl Core {
         let mut bytes = Vec::new();
         opened.encode(&mut bytes);
         stream.send.write_all(&bytes).await?;
-        let neighbours = Neighbours::new(Arc::clone(&self.holders), Arc::clone(&edge.holder));
+        let neighbours = Neighbours::new(Arc::clone(&self.holders), Arc::clone(&edge.holder), link.id().0);
         let minter = Minter::Core { naming: self.naming.naming(), neighbours, numbers: link.numbers() };
         let matcher = Matcher::new(self.kept.map.handle(), server.service().as_bytes(), &self.budget);
         let flow = Flow {

@@ -175,13 +175,7 @@ fn start_links(
     let mut client = quinn::ClientConfig::new(Arc::new(crypto));
     client.transport_config(transport_config(&TransportSettings::of_edge(config)));
     let asks = config.peers.enabled;
-    let hello = Hello {
-        store: store.id(),
-        process: store.opening(),
-        stores: true,
-        shares: config.store.share && asks,
-        asks,
-    };
+    let hello = Hello { store: store.id(), stores: true, shares: config.store.share && asks, asks };
     settings
         .routes
         .cores()

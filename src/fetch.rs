@@ -190,10 +190,16 @@ impl Blocks {
         self.store.get_digest(digest, len).await.map(Hashed::from)
     }
 
-    /// Returns whether the store may have a block that it does not give now.
+    /// Returns whether the store may have a block that it did not give.
     #[must_use]
     pub fn may_have(&self, digest: &Digest) -> bool {
         self.store.may_have_digest(digest)
+    }
+
+    /// Returns whether the store's disk does not answer.
+    #[must_use]
+    pub fn disk_hangs(&self) -> bool {
+        self.store.disk_hangs()
     }
 
     /// Returns the block if the store has it: under its name, its older one, or as an upload.

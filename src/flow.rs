@@ -488,9 +488,10 @@ impl Flow {
             let blocks = self.blocks.clone();
             jobs.spawn(async move {
                 // Bytes of the leg wait for it.
-                let block = timeout(LOOK_UP_DEADLINE, blocks.peek(&digest, len)).await.ok().flatten();
-                let missing = if blocks.may_have(&digest) { Loaded::NotNow } else { Loaded::Gone };
-                Job::Loaded(digest, block.map_or(missing, Loaded::Block))
+                let found = timeout(LOOK_UP_DEADLINE, blocks.peek(&digest, len)).await;
+                let is_late = found.is_err() || blocks.disk_hangs();
+                let missing = if is_late && blocks.may_have(&digest) { Loaded::NotNow } else { Loaded::Gone };
+                Job::Loaded(digest, found.ok().flatten().map_or(missing, Loaded::Block))
             });
         }
     }

@@ -59,8 +59,8 @@ struct Presence {
 pub struct Neighbours {
     holders: Arc<Holders>,
     own: Arc<Holder>,
-    /// The edge's process when this was made.
-    process: [u8; 16],
+    /// The link of the flow.
+    link: u64,
     /// Who may be named to `own`, its own site first, as of `version`.
     others: Vec<Arc<Holder>>,
     version: u64,
@@ -167,11 +167,11 @@ impl Holder {
         &self.crossed
     }
 
-    /// Notes which store the edge has, and which of its processes says so.
-    pub fn handle_store(&self, store: [u8; 16], process: [u8; 16]) {
-        self.record.handle_store(store, process);
+    /// Notes which store the edge has.
+    pub fn handle_store(&self, store: [u8; 16]) {
+        self.record.handle_store(store);
         *self.asking.lock().unwrap_or_else(PoisonError::into_inner) = Asking::default();
-        self.given.handle_store(store, process);
+        self.given.handle_store(store);
     }
 
     /// Notes a block that the edge sent in full.
@@ -192,13 +192,12 @@ impl Presence {
 }
 
 impl Neighbours {
-    /// Makes an edge's view, for one flow.
+    /// Makes an edge's view, for one flow over a link of it.
     #[must_use]
-    pub fn new(holders: Arc<Holders>, own: Arc<Holder>) -> Self {
+    pub fn new(holders: Arc<Holders>, own: Arc<Holder>, link: u64) -> Self {
         let version = holders.version.load(Ordering::Acquire);
         let others = holders.others(&own);
-        let process = own.record.process();
-        Self { holders, own, process, others, version }
+        Self { holders, own, link, others, version }
     }
 
     /// Returns the record of the edge itself.
@@ -215,17 +214,17 @@ impl Neighbours {
 
     /// Notes that this flow sends the edge the block. Exactly one of the next two calls follows for it.
     pub fn handle_sent(&self, digest: &Digest) {
-        self.own.record.handle_sent(digest, self.process);
+        self.own.record.handle_sent(digest, self.link);
     }
 
     /// Notes that the edge has a block that this flow sent.
     pub fn handle_received(&self, digest: &Digest) {
-        self.own.record.handle_received(digest, self.process);
+        self.own.record.handle_received(digest, self.link);
     }
 
     /// Notes that a block that this flow sent may not have arrived.
     pub fn handle_lost(&self, digest: &Digest) {
-        self.own.record.handle_lost(digest, self.process);
+        self.own.record.handle_lost(digest, self.link);
     }
 
     /// Notes that the edge is told of the block.
@@ -303,16 +302,16 @@ mod tests {
     fn an_edge_is_referred_to_a_neighbour_that_was_sent_the_block() {
         let holders = holders();
         let (one, two) = (edge(&holders, 1, "lisbon"), edge(&holders, 2, "lisbon"));
-        let mut view = Neighbours::new(holders.clone(), one.clone());
+        let mut view = Neighbours::new(holders.clone(), one.clone(), 0);
         assert!(!view.knows(&D));
-        two.record.handle_sent(&D, [0; 16]);
+        two.record.handle_sent(&D, 0);
         assert!(view.knows(&D));
         assert_eq!(view.refer(&D).map(|to| (to.node, to.wait_ms)), Some((NodeId([2; 32]), ON_THE_WAY_MS)));
-        two.record.handle_received(&D, [0; 16]);
+        two.record.handle_received(&D, 0);
         assert_eq!(view.refer(&D).map(|to| (to.node, to.wait_ms)), Some((NodeId([2; 32]), 0)));
         view.forget(NodeId([2; 32]), &D);
         assert_eq!(view.refer(&D), None);
-        one.record.handle_sent(&D, [0; 16]);
+        one.record.handle_sent(&D, 0);
         assert_eq!(view.refer(&D).map(|to| to.node), Some(NodeId([1; 32])), "it is on its way to the asker");
     }
 
@@ -321,7 +320,7 @@ mod tests {
         let holders = holders();
         let (one, two) = (edge(&holders, 1, "lisbon"), edge(&holders, 2, "lisbon"));
         two.record.learn(&D);
-        let mut view = Neighbours::new(holders.clone(), one);
+        let mut view = Neighbours::new(holders.clone(), one, 0);
         assert!(view.refer(&D).is_some());
         holders.handle_reached(&two, Vec::new());
         assert_eq!(view.refer(&D), None);
@@ -338,7 +337,7 @@ mod tests {
         let (one, two) = (edge(&holders, 1, "lisbon"), edge(&holders, 2, "lisbon"));
         two.record.learn(&D);
         holders.handle_up(&one, true, false);
-        let mut view = Neighbours::new(holders.clone(), one);
+        let mut view = Neighbours::new(holders.clone(), one, 0);
         assert!(!view.knows(&D) && view.refer(&D).is_none());
     }
 
@@ -349,12 +348,12 @@ mod tests {
         let (porto, faro) = (edge(&holders, 2, "porto"), edge(&holders, 3, "faro"));
         porto.record.learn(&D);
         faro.record.learn(&D);
-        let mut view = Neighbours::new(holders.clone(), lisbon);
+        let mut view = Neighbours::new(holders.clone(), lisbon, 0);
         assert_eq!(view.refer(&D).map(|to| to.node), Some(NodeId([2; 32])));
         let near = edge(&holders, 4, "lisbon");
-        near.record.handle_sent(&D, [0; 16]);
+        near.record.handle_sent(&D, 0);
         assert_eq!(view.refer(&D).map(|to| to.node), Some(NodeId([4; 32])));
-        let mut view = Neighbours::new(holders.clone(), faro);
+        let mut view = Neighbours::new(holders.clone(), faro, 0);
         assert!(view.refer(&D).is_none() || view.refer(&D).map(|to| to.node) == Some(NodeId([3; 32])));
     }
 

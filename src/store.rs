@@ -154,8 +154,8 @@ struct Shared {
     recent: Recent,
     tier: Option<DiskTier>,
     expired: Arc<Expired>,
-    /// Drawn at each start, and the id of a store without a disk.
-    opening: [u8; 16],
+    /// The id of a store without a disk.
+    id: [u8; 16],
     metrics: StoreMetrics,
 }
 
@@ -202,27 +202,18 @@ impl Store {
     pub fn memory_only(bytes: u64, metrics: StoreMetrics) -> Self {
         metrics.up.set(0);
         let memory = Memory::new(bytes, metrics.memory_bytes.clone());
-        let opening = seal::random().expect("a system that runs TLS has randomness");
+        let id = seal::random().expect("a system that runs TLS has randomness");
         let recent = Recent::new(bytes);
-        Self {
-            shared: Arc::new(Shared {
-                memory,
-                recent,
-                tier: None,
-                expired: Arc::default(),
-                opening,
-                metrics,
-            }),
-        }
+        Self { shared: Arc::new(Shared { memory, recent, tier: None, expired: Arc::default(), id, metrics }) }
     }
 
     fn open_on(disk: Arc<dyn Disk>, config: &StoreConfig, metrics: StoreMetrics) -> Result<Self, StoreError> {
         let limits = limits(config)?;
         let delays = Delays { checkpoint: config.checkpoint_after, retry: config.retry_after };
-        let opening = seal::random().map_err(StoreError::Start)?;
+        let id = seal::random().map_err(StoreError::Start)?;
         metrics.up.set(0);
         metrics.limit_bytes.set(i64::try_from(config.size).unwrap_or(i64::MAX));
-        let reader = Arc::new(Reader::new(disk.clone(), opening, metrics.clone()));
+        let reader = Arc::new(Reader::new(disk.clone(), id, metrics.clone()));
         let expired = Arc::<Expired>::default();
         let owner = Owner::open(disk, limits, delays, reader.clone(), expired.clone(), metrics.clone())
             .map_err(|fault| match fault {
@@ -236,7 +227,7 @@ impl Store {
         let memory = Memory::new(memory_bytes, metrics.memory_bytes.clone());
         let tier = Some(DiskTier::new(queue, reader, config.slow_after, metrics.skipped_reads.clone()));
         let recent = Recent::new(config.memory);
-        Ok(Self { shared: Arc::new(Shared { memory, recent, tier, expired, opening, metrics }) })
+        Ok(Self { shared: Arc::new(Shared { memory, recent, tier, expired, id, metrics }) })
     }
 
     /// Returns the random name that the store got when it was made, so that a core notices when an edge has another
@@ -245,13 +236,7 @@ impl Store {
     /// It may change while the store runs: when a disk comes back that was away at the start.
     #[must_use]
     pub fn id(&self) -> [u8; 16] {
-        self.shared.tier.as_ref().map_or(self.shared.opening, |tier| tier.reader.store_id())
-    }
-
-    /// Returns a random name for this opening of the store: a process that opens the same store later has another.
-    #[must_use]
-    pub fn opening(&self) -> [u8; 16] {
-        self.shared.opening
+        self.shared.tier.as_ref().map_or(self.shared.id, |tier| tier.reader.store_id())
     }
 
     /// Returns the block if it is in memory. Never waits for a disk.

@@ -169,8 +169,8 @@ struct Inner {
     numbers: Arc<Numbers>,
     numbered: Arc<Numbered>,
     hearing: watch::Sender<Hearing>,
-    /// The latest sign of life that the core returned.
-    returned: AtomicU64,
+    /// The latest sign of life: that the core returned, or that the edge gave.
+    heard: AtomicU64,
     /// What the core said last; nothing at a core.
     time: watch::Sender<Option<CoreTime>>,
     keys: watch::Sender<Option<Keys>>,
@@ -204,7 +204,6 @@ impl Link {
             version_min: VERSION_MIN,
             version_max: VERSION,
             store: hello.store,
-            process: hello.process,
             stores: hello.stores,
             shares: hello.shares,
             asks: hello.asks,
@@ -244,7 +243,7 @@ impl Link {
             numbers: Arc::default(),
             numbered: Arc::default(),
             hearing: watch::Sender::new(Hearing::Clear),
-            returned: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
             time: watch::Sender::new(None),
             keys: watch::Sender::new(None),
             reached: watch::Sender::new(Vec::new()),
@@ -396,6 +395,12 @@ impl Link {
         }
     }
 
+    /// Follows how well the other side is heard; that the link has ended is not told.
+    #[must_use]
+    pub fn follow_hearing(&self) -> watch::Receiver<Hearing> {
+        self.0.hearing.subscribe()
+    }
+
     /// Waits until the other side is heard otherwise than `before`, or the link has ended.
     pub async fn hearing_changed(&self, before: Hearing) {
         let mut hearing = self.0.hearing.subscribe();
@@ -433,7 +438,8 @@ impl Link {
         self.0.connection.close(VarInt::from_u32(0), b"");
     }
 
-    /// Keeps [`Link::hearing`] true to the signs of life that the core returns, until the link ends.
+    /// Keeps [`Link::hearing`] true to the signs of life, until the link ends: an edge gives them, and hears those that
+    /// the core returns; a core hears those that are given.
     ///
     /// Datagrams that arrive would not do, nor acknowledgements: a core that our packets do not reach goes on sending
     /// both.
@@ -445,24 +451,24 @@ impl Link {
                 reason = self.0.connection.closed() => return reason,
                 () = sleep(LIVENESS_TICK) => {
                     ticks += 1;
-                    if ticks % SIGN_TICKS == 0 {
+                    if ticks % SIGN_TICKS == 0 && !self.0.connection.side().is_server() {
                         let _ = self.report(NO_FLOW, Progress { resolved: ticks, ..Progress::default() });
                     }
-                    let hearing = liveness.handle_count(self.0.returned.load(Ordering::Relaxed), Instant::now());
+                    let hearing = liveness.handle_count(self.0.heard.load(Ordering::Relaxed), Instant::now());
                     self.0.hearing.send_if_modified(|before| std::mem::replace(before, hearing) != hearing);
                 }
             }
         }
     }
 
-    /// Returns a sign of life at a core, takes note of the returned one at an edge.
+    /// Takes note of a sign of life, and returns it at a core.
     fn handle_sign(&self, sign: u64, time_ms: u64) {
+        self.0.heard.fetch_max(sign, Ordering::Relaxed);
         if self.0.connection.side().is_server() {
             // Without room for it now the next one will do.
             let returned = Progress { resolved: sign, blocks: 0, credit: unix_time_ms() };
             let _ = self.report(NO_FLOW, returned);
         } else {
-            self.0.returned.fetch_max(sign, Ordering::Relaxed);
             self.handle_time(time_ms);
         }
     }
@@ -484,8 +490,6 @@ impl Link {
 pub struct Hello {
     /// Names the store.
     pub store: [u8; 16],
-    /// Names this process.
-    pub process: [u8; 16],
     /// Whether blocks are kept.
     pub stores: bool,
     /// Whether blocks are given to peers.

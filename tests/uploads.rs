@@ -338,7 +338,7 @@ impl Rogue {
         let endpoint = bind_client(false, &Metrics::new()).unwrap();
         let core = office.core().core_address().unwrap();
         let connection = endpoint.connect_with(client, core, CORE_SERVER_NAME).unwrap().await.unwrap();
-        let hello = Hello { store: [1; 16], process: [1; 16], stores: true, shares: false, asks: false };
+        let hello = Hello { store: [1; 16], stores: true, shares: false, asks: false };
         let link = Link::greet(connection, hello, &Drain::new()).await.unwrap();
         Self { link, next: 0.into() }
     }

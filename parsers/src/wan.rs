@@ -326,8 +326,6 @@ pub enum Frame<B> {
         version_max: u16,
         /// Names the edge's store; a new one means that the old blocks are gone.
         store: [u8; 16],
-        /// Names the edge's process; another one means that the flows of the old one are gone.
-        process: [u8; 16],
         /// Whether the edge keeps what it gets.
         stores: bool,
         /// Whether the edge gives its blocks to peers.

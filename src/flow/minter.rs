@@ -198,7 +198,7 @@ mod tests {
         let naming = Naming { current: ServerSecret::new([1; 32]), older: None };
         let mut minter = Minter::Core {
             naming: Arc::new(RwLock::new(naming)),
-            neighbours: Neighbours::new(holders, Arc::clone(&holder)),
+            neighbours: Neighbours::new(holders, Arc::clone(&holder), 0),
             numbers: Arc::default(),
         };
         let (block, _) = minter.mint(Hashed::of(vec![7; 9000].into()));

@@ -286,7 +286,7 @@ impl World {
     fn open_with(&self, credit: u64) -> Pair {
         let holder = self.holders.of(NodeId([1; 32]), &"lisbon".parse().unwrap()).unwrap();
         self.holders.handle_up(&holder, true, true);
-        let neighbours = Neighbours::new(Arc::clone(&self.holders), holder);
+        let neighbours = Neighbours::new(Arc::clone(&self.holders), holder, 0);
         let (naming, numbers) = (Arc::clone(&self.naming), Arc::clone(&self.numbers));
         let minter = Minter::Core { naming, neighbours, numbers };
         self.pair(minter, self.receiving(), credit)

@@ -7,7 +7,8 @@
 //!
 //! It is bounded: of two generations of entries the older one is forgotten when the younger is full; blocks in use move
 //! to the younger one. Blocks on their way are counted apart, until the receiver said that it has them, or the flow
-//! that carried them is gone.
+//! that carried them is gone. What a link carries is worth nothing while nothing is heard over it: an edge that crashed,
+//! or whose link died, may be back over another one long before that is given up, and would wait in vain.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
@@ -42,10 +43,10 @@ struct Generations {
     store: [u8; 16],
     young: HashSet<u64>,
     old: HashSet<u64>,
-    /// Names the receiver's process: nothing arrives any longer that was on its way to another.
-    process: [u8; 16],
-    /// Blocks that flows to this process are sending, and how many flows do. Bounded by what those flows have credit for.
-    on_the_way: HashMap<u64, u32>,
+    /// By link: blocks that its flows are sending, and how many flows do. Bounded by what those flows have credit for.
+    on_the_way: HashMap<u64, HashMap<u64, u32>>,
+    /// Links over which nothing is heard.
+    silent: HashSet<u64>,
 }
 
 impl Record {
@@ -55,29 +56,34 @@ impl Record {
         Self { hash: RandomState::new(), generations: Mutex::default(), capacity }
     }
 
-    /// Notes which store the edge has, and which process of its it is that has it. A store other than last time's begins
-    /// empty.
-    ///
-    /// To another process nothing is on its way: an edge that crashed may be back long before the old one's links are
-    /// given up, and would wait for what they carry in vain. Links of one process come and go, and older ones still
-    /// deliver.
-    pub fn handle_store(&self, store: [u8; 16], process: [u8; 16]) {
+    /// Notes which store the edge has; a store other than last time's begins empty.
+    pub fn handle_store(&self, store: [u8; 16]) {
         self.with(|generations| {
-            if generations.process != process {
-                generations.process = process;
-                generations.on_the_way.clear();
-            }
             if generations.store != store {
                 generations.store = store;
-                generations.young.clear();
-                generations.old.clear();
+                generations.young = HashSet::new();
+                generations.old = HashSet::new();
             }
         });
     }
 
-    /// Returns the edge's process, as flows to it name it in what they send.
-    pub fn process(&self) -> [u8; 16] {
-        self.with(|generations| generations.process)
+    /// Notes whether the edge is heard over a link: while it is not, nothing is on its way there.
+    pub fn handle_hearing(&self, link: u64, is_heard: bool) {
+        self.with(|generations| {
+            if is_heard {
+                generations.silent.remove(&link);
+            } else {
+                generations.silent.insert(link);
+            }
+        });
+    }
+
+    /// Notes that a link has ended.
+    pub fn handle_gone(&self, link: u64) {
+        self.with(|generations| {
+            generations.silent.remove(&link);
+            generations.on_the_way.remove(&link);
+        });
     }
 
     /// Returns what is known of a block that is being used.
@@ -90,7 +96,7 @@ impl Record {
             }
             if old || generations.young.contains(&entry) {
                 Knowledge::Held
-            } else if generations.on_the_way.contains_key(&entry) {
+            } else if generations.is_on_the_way(entry) {
                 Knowledge::OnTheWay
             } else {
                 Knowledge::Unknown
@@ -98,29 +104,27 @@ impl Record {
         })
     }
 
-    /// Notes that a flow sends the block to this process. Exactly one of the next two calls follows for it.
-    pub fn handle_sent(&self, digest: &Digest, process: [u8; 16]) {
+    /// Notes that a flow sends the block over this link. Exactly one of the next two calls follows for it.
+    pub fn handle_sent(&self, digest: &Digest, link: u64) {
         let entry = self.entry(digest);
         self.with(|generations| {
-            if generations.process == process {
-                *generations.on_the_way.entry(entry).or_default() += 1;
-            }
+            *generations.on_the_way.entry(link).or_default().entry(entry).or_default() += 1;
         });
     }
 
     /// Notes that the edge has a block that [`Record::handle_sent`] was called for.
-    pub fn handle_received(&self, digest: &Digest, process: [u8; 16]) {
+    pub fn handle_received(&self, digest: &Digest, link: u64) {
         let entry = self.entry(digest);
         self.with(|generations| {
-            generations.arrive(entry, process);
+            generations.arrive(entry, link);
             self.insert(generations, entry);
         });
     }
 
     /// Notes that a block that [`Record::handle_sent`] was called for may not have arrived: its flow is gone.
-    pub fn handle_lost(&self, digest: &Digest, process: [u8; 16]) {
+    pub fn handle_lost(&self, digest: &Digest, link: u64) {
         let entry = self.entry(digest);
-        self.with(|generations| generations.arrive(entry, process));
+        self.with(|generations| generations.arrive(entry, link));
     }
 
     /// Notes that the edge has the block, wherever it took it from.
@@ -155,14 +159,22 @@ impl Record {
 }
 
 impl Generations {
-    fn arrive(&mut self, entry: u64, process: [u8; 16]) {
-        if self.process == process
-            && let Some(count) = self.on_the_way.get_mut(&entry)
-        {
+    fn is_on_the_way(&self, entry: u64) -> bool {
+        self.on_the_way
+            .iter()
+            .any(|(link, blocks)| blocks.contains_key(&entry) && !self.silent.contains(link))
+    }
+
+    fn arrive(&mut self, entry: u64, link: u64) {
+        let Some(blocks) = self.on_the_way.get_mut(&link) else { return };
+        if let Some(count) = blocks.get_mut(&entry) {
             *count -= 1;
             if *count == 0 {
-                self.on_the_way.remove(&entry);
+                blocks.remove(&entry);
             }
+        }
+        if blocks.is_empty() {
+            self.on_the_way.remove(&link);
         }
     }
 }
@@ -187,25 +199,25 @@ mod tests {
     #[test]
     fn another_store_holds_nothing() {
         let record = Record::new(8);
-        record.handle_store([1; 16], [1; 16]);
+        record.handle_store([1; 16]);
         record.learn(&digest(1));
-        record.handle_store([1; 16], [2; 16]);
+        record.handle_store([1; 16]);
         assert_eq!(record.knows(&digest(1)), Knowledge::Held);
-        record.handle_store([2; 16], [3; 16]);
+        record.handle_store([2; 16]);
         assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
     }
 
     #[test]
     fn a_block_is_on_its_way_until_it_arrived_or_its_last_flow_is_gone() {
         let record = Record::new(8);
-        record.handle_sent(&digest(1), [0; 16]);
-        record.handle_sent(&digest(1), [0; 16]);
-        record.handle_lost(&digest(1), [0; 16]);
+        record.handle_sent(&digest(1), 0);
+        record.handle_sent(&digest(1), 0);
+        record.handle_lost(&digest(1), 0);
         assert_eq!(record.knows(&digest(1)), Knowledge::OnTheWay);
-        record.handle_lost(&digest(1), [0; 16]);
+        record.handle_lost(&digest(1), 0);
         assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
-        record.handle_sent(&digest(1), [0; 16]);
-        record.handle_received(&digest(1), [0; 16]);
+        record.handle_sent(&digest(1), 0);
+        record.handle_received(&digest(1), 0);
         assert_eq!(record.knows(&digest(1)), Knowledge::Held);
         record.forget(&digest(1));
         assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
@@ -213,33 +225,34 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_on_its_way_to_a_process_that_has_a_successor() {
+    fn nothing_is_on_its_way_over_a_link_where_nothing_is_heard() {
         let record = Record::new(8);
-        let (store, older, newer) = ([1; 16], [2; 16], [3; 16]);
-        record.handle_store(store, older);
-        assert_eq!(record.process(), older);
-        record.learn(&digest(1));
+        let (older, newer) = (1, 2);
+        record.handle_sent(&digest(1), older);
         record.handle_sent(&digest(2), older);
-        record.handle_store(store, older);
-        assert_eq!(record.knows(&digest(2)), Knowledge::OnTheWay, "another link of the same process");
-        record.handle_store(store, newer);
+        record.handle_hearing(older, false);
         record.handle_sent(&digest(3), older);
-        assert_eq!(record.knows(&digest(1)), Knowledge::Held);
-        for n in [2, 3] {
+        for n in [1, 2, 3] {
             assert_eq!(record.knows(&digest(n)), Knowledge::Unknown);
-            record.handle_sent(&digest(n), newer);
         }
-        // The older one's links end later: what goes to the newer one is counted as before.
-        record.handle_received(&digest(2), older);
-        record.handle_lost(&digest(3), older);
-        assert_eq!(
-            (record.knows(&digest(2)), record.knows(&digest(3))),
-            (Knowledge::Held, Knowledge::OnTheWay)
+        record.handle_sent(&digest(2), newer);
+        assert_eq!(record.knows(&digest(2)), Knowledge::OnTheWay);
+        record.handle_received(&digest(3), older);
+        assert_eq!(record.knows(&digest(3)), Knowledge::Held);
+        record.handle_hearing(older, true);
+        assert_eq!(record.knows(&digest(1)), Knowledge::OnTheWay);
+        record.handle_gone(older);
+        assert_eq!(record.knows(&digest(1)), Knowledge::Unknown);
+        // Its flows end after it.
+        record.handle_lost(&digest(1), older);
+        record.handle_lost(&digest(2), older);
+        assert_eq!(record.knows(&digest(2)), Knowledge::OnTheWay);
+        record.handle_lost(&digest(2), newer);
+        record.handle_hearing(newer, false);
+        record.handle_gone(newer);
+        assert!(
+            record.with(|generations| generations.on_the_way.is_empty() && generations.silent.is_empty())
         );
-        record.handle_received(&digest(2), newer);
-        record.handle_lost(&digest(3), newer);
-        assert_eq!(record.knows(&digest(3)), Knowledge::Unknown);
-        assert!(record.with(|generations| generations.on_the_way.is_empty()));
     }
 
     #[test]
@@ -248,7 +261,7 @@ mod tests {
         let mut alike = digest(1);
         alike.0[31] ^= 1;
         record.learn(&digest(1));
-        record.handle_sent(&alike, [0; 16]);
+        record.handle_sent(&alike, 0);
         assert_eq!(record.knows(&alike), Knowledge::OnTheWay);
         record.forget(&alike);
         assert_eq!(record.knows(&digest(1)), Knowledge::Held);

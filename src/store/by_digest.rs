@@ -11,6 +11,7 @@
 use quick_cache::sync::Cache;
 
 use super::Store;
+use super::tier::DiskTier;
 use crate::block::{Block, Digest, Reference};
 
 /// The references of blocks that were lately used. What it says may be gone.
@@ -43,6 +44,12 @@ impl Store {
     #[must_use]
     pub fn may_have_digest(&self, digest: &Digest) -> bool {
         self.shared.tier.as_ref().is_some_and(|tier| tier.reader.table.peek_digest(digest).is_some())
+    }
+
+    /// Returns whether the disk does not answer: what is not found may be there.
+    #[must_use]
+    pub fn disk_hangs(&self) -> bool {
+        self.shared.tier.as_ref().is_some_and(DiskTier::hangs)
     }
 
     /// Returns a block with the digest and length if the store has it, under whichever reference it was put.

@@ -73,8 +73,13 @@ impl DiskTier {
         self.answers().then_some(Turn { tier: self, permit })
     }
 
+    /// Returns whether the disk does not answer.
+    pub(super) fn hangs(&self) -> bool {
+        !self.watch.answers(Instant::now())
+    }
+
     fn answers(&self) -> bool {
-        let answers = self.watch.answers(Instant::now());
+        let answers = !self.hangs();
         if !answers {
             self.skipped.inc();
         }

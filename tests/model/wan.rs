@@ -163,7 +163,7 @@ impl World {
         let receiving = Receiving::new(Window::open(&budget).expect("room for one"), &budget, numbered);
         let core_ref = &self.cores[core];
         let holder = core_ref.holder(edge);
-        let neighbours = Neighbours::new(Arc::clone(&core_ref.holders), holder);
+        let neighbours = Neighbours::new(Arc::clone(&core_ref.holders), holder, 0);
         let minter = Minter::Core { naming: Arc::clone(&core_ref.naming), neighbours, numbers };
         let sending = Sending::new(
             Some(minter),

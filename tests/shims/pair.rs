@@ -89,7 +89,7 @@ impl Node {
         let known = KnownOnLink::new(Arc::clone(&site.known), site.link);
         let (minter, terms) = match sends {
             Direction::ToClient => {
-                let neighbours = Neighbours::new(Arc::clone(&site.holders), Arc::clone(&holder));
+                let neighbours = Neighbours::new(Arc::clone(&site.holders), Arc::clone(&holder), 0);
                 let entitlement = Entitlement { naming: Arc::clone(&naming), holder };
                 (Minter::Core { naming, neighbours, numbers }, Terms::OfEdge(entitlement))
             }

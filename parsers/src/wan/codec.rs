@@ -45,8 +45,8 @@ impl<'a> Frame<&'a [u8]> {
                 Frame::PackedData { reference, number, bytes: own(bytes) }
             }
             Self::Block(number, bytes) => Frame::Block(number, own(bytes)),
-            Self::Hello { version_min, version_max, store, process, stores, shares, asks } => {
-                Frame::Hello { version_min, version_max, store, process, stores, shares, asks }
+            Self::Hello { version_min, version_max, store, stores, shares, asks } => {
+                Frame::Hello { version_min, version_max, store, stores, shares, asks }
             }
             Self::Welcome { version, time_ms, flows, retain } => {
                 Frame::Welcome { version, time_ms, flows, retain }
@@ -114,11 +114,10 @@ impl<B: AsRef<[u8]>> Frame<B> {
         let start = out.len();
         out.extend_from_slice(&[0; HEADER_BYTES]);
         let kind = match self {
-            Self::Hello { version_min, version_max, store, process, stores, shares, asks } => {
+            Self::Hello { version_min, version_max, store, stores, shares, asks } => {
                 out.extend_from_slice(&version_min.to_be_bytes());
                 out.extend_from_slice(&version_max.to_be_bytes());
                 out.extend_from_slice(store);
-                out.extend_from_slice(process);
                 out.push(u8::from(*stores) | u8::from(*shares) << 1 | u8::from(*asks) << 2);
                 HELLO
             }
@@ -318,13 +317,11 @@ fn payload_bytes_max(kind: u8) -> Option<usize> {
 
 fn payload_of(kind: u8, input: &[u8]) -> IResult<&[u8], Frame<&[u8]>> {
     match kind {
-        HELLO => {
-            map((be_u16, be_u16, array, array, be_u8), |(version_min, version_max, store, process, flags)| {
-                let (stores, shares, asks) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-                Frame::Hello { version_min, version_max, store, process, stores, shares, asks }
-            })
-            .parse(input)
-        }
+        HELLO => map((be_u16, be_u16, array, be_u8), |(version_min, version_max, store, flags)| {
+            let (stores, shares, asks) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+            Frame::Hello { version_min, version_max, store, stores, shares, asks }
+        })
+        .parse(input),
         WELCOME => map((be_u16, be_u64, be_u32, be_u64), |(version, time_ms, flows, retain)| {
             Frame::Welcome { version, time_ms, flows, retain }
         })
@@ -701,7 +698,6 @@ mod tests {
                 version_min: 1,
                 version_max: 3,
                 store: [9; 16],
-                process: [8; 16],
                 stores: true,
                 shares: false,
                 asks: true,

@@ -229,7 +229,7 @@ fn half_within(holders: &Arc<Holders>, edge: u8, budget: &Budget) -> Outbound {
     holders.handle_up(&holder, true, true);
     holders.handle_reached(&holder, vec![([10, 1, 0, edge], 7747).into()]);
     let naming = Naming { current: ServerSecret::new([1; 32]), older: None };
-    let neighbours = Neighbours::new(Arc::clone(holders), holder);
+    let neighbours = Neighbours::new(Arc::clone(holders), holder, 0);
     let minter = Minter::Core { naming: Arc::new(RwLock::new(naming)), neighbours, numbers: Arc::default() };
     Outbound::new(Some(minter), budget, 16 << 20, 1 << 30, Instant::now())
 }

@@ -2,7 +2,7 @@
 //! where the anchors of the held bytes lead.
 //!
 //! A place is a guess until its block is there and agrees with the bytes: whoever searches gets [`Candidate`]s, one at
-//! a time, and of one cell not more than [`CANDIDATES_MAX`] for its anchors.
+//! a time, and not more than [`CANDIDATES_MAX`] for anchors between two matches of a cell.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -13,7 +13,7 @@ use super::SLICE_BYTES_MIN;
 use crate::block::{Digest, Hashed};
 use crate::object::Place;
 
-/// Blocks that are looked at in vain for the anchors of one run before the next cell begins.
+/// Blocks that are looked at in vain for the anchors of what is held, before the next match or the next cell.
 const CANDIDATES_MAX: u32 = 4;
 
 /// Bytes between two extents that were no block, and some that agree by chance. What lies further on is found by anchors.
