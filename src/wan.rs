@@ -26,6 +26,7 @@ use wanigan_parsers::wan::{Frame, FrameError, KeyId, NO_FLOW, OlderKey, Refusal,
 pub mod core_link;
 mod fetches;
 pub mod frames;
+mod hystart;
 pub mod numbering;
 pub mod session;
 pub mod transport;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use aws_lc_rs::hmac;
 use prometheus::IntCounter;
-use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
+use quinn::congestion::{BbrConfig, ControllerFactory};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{
     AckFrequencyConfig, AsyncUdpSocket, Endpoint, EndpointConfig, IdleTimeout, Runtime, TokioRuntime,
@@ -16,6 +16,7 @@ use quinn::{
 };
 use socket2::{Domain, Socket, Type};
 
+use super::hystart::HyStartConfig;
 use super::session::{DEAD_AFTER, KEEP_ALIVE};
 use crate::config::{Config, Congestion};
 use crate::metrics::Metrics;
@@ -68,7 +69,7 @@ impl TransportSettings {
 pub fn transport_config(settings: &TransportSettings) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     let controller: Arc<dyn ControllerFactory + Send + Sync> = match settings.congestion {
-        Congestion::Cubic => Arc::new(CubicConfig::default()),
+        Congestion::Cubic => Arc::new(HyStartConfig::default()),
         Congestion::Bbr => Arc::new(BbrConfig::default()),
     };
     let mut acks = AckFrequencyConfig::default();
