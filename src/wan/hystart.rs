@@ -68,8 +68,9 @@ impl HyStart {
         Self { cubic, rounds: Rounds::new(now) }
     }
 
-    fn is_in_slow_start(&self) -> bool {
-        self.cubic.metrics().ssthresh.is_none_or(|threshold| self.cubic.window() < threshold)
+    /// Returns whether there was no congestion yet. After one, CUBIC knows where slow start has to end (RFC 9406 §4.3).
+    fn is_in_first_slow_start(&self) -> bool {
+        self.cubic.metrics().ssthresh == Some(u64::MAX)
     }
 }
 
@@ -115,7 +116,7 @@ impl Rounds {
 
 impl Controller for HyStart {
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
-        if !self.is_in_slow_start() {
+        if !self.is_in_first_slow_start() {
             return self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
         }
         // Acknowledgements of few packets may be delayed.
@@ -197,6 +198,16 @@ mod tests {
         let jitter = Duration::from_millis(12);
         let line = Line { rate: 250_000_000, trip: Duration::from_millis(50), jitter };
         assert!(line.window_after_slow_start() > WINDOW_MAX);
+    }
+
+    #[test]
+    fn a_slow_start_after_an_outage_is_cubics_own() {
+        let start = Instant::now();
+        let config = Arc::new(CubicConfig::default());
+        let mut controller = HyStart::new(Cubic::new(config, start, 1_200), start);
+        assert!(controller.is_in_first_slow_start());
+        controller.on_congestion_event(start, start, true, PACKET);
+        assert!(!controller.is_in_first_slow_start() && controller.window() < 10 * PACKET);
     }
 
     #[test]
