@@ -91,50 +91,6 @@ fn bytes_that_were_taken_out_or_written_over_do_not_cost_the_rest() {
     assert!(edited.len() - seen.matched < 1_500, "{seen:?}");
 }
 
-/// A seal that completes while the run is of no object, of a block that goes on elsewhere as the run does.
-#[test]
-fn a_seal_sets_the_cursor_for_its_own_object_alone() {
-    let cell = |byte: u8| vec![byte; CELL_BYTES];
-    let file = |place, bytes: Vec<Vec<u8>>, version| File {
-        place,
-        version,
-        bytes: bytes.concat(),
-        known: true,
-        versioned: true,
-    };
-    let mut site = Site::new();
-    for known in [file(1, vec![cell(1)], 0), file(2, vec![cell(1), cell(2)], 0)] {
-        site.read(&known, &pieces(known.len(), 8 << 20));
-    }
-    site.holds.clear();
-    let grown = file(1, vec![cell(1), cell(2), vec![3; 1_024]], 1);
-    let released = site.released.entry((grown.place, grown.version)).or_default();
-    released.resize(grown.len(), true);
-    let mut matcher = site.matcher();
-    let (mut out, mut seen) = (Vec::new(), Seen::default());
-    let span = |from: usize, to: usize, last, object| Span {
-        len: to - from,
-        kind: SpanKind::Content { offset: from as u64, last, end: false, object },
-    };
-    let object = grown.object();
-    for (from, to, spans) in [
-        (0, 40_000, vec![span(0, 40_000, true, object)]),
-        (
-            40_000,
-            70_000,
-            vec![span(40_000, CELL_BYTES, false, object), span(CELL_BYTES, 70_000, false, None)],
-        ),
-        (70_000, 80_000, vec![span(70_000, 80_000, true, None)]),
-        (80_000, 132_096, vec![span(80_000, 132_096, true, None)]),
-    ] {
-        matcher.handle_input(grown.bytes.slice_of(from, to), &spans);
-        site.take(&grown, &mut matcher, &grown.bytes, &mut out, &mut seen);
-    }
-    matcher.handle_end();
-    site.take(&grown, &mut matcher, &grown.bytes, &mut out, &mut seen);
-    assert!(out == grown.bytes, "{} of {} bytes", out.len(), grown.len());
-}
-
 #[test]
 fn an_edit_in_every_kibibyte_loads_each_block_once() {
     let mut site = Site::new();
