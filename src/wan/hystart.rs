@@ -186,18 +186,19 @@ mod tests {
     const PACKET: u64 = 1_200;
 
     #[test]
-    fn slow_start_ends_with_the_line_full_and_little_more_in_flight() {
+    fn slow_start_slows_down_with_the_line_full_and_once_more_in_the_queue() {
         let carries = 125_000;
         let line = Line { rate: 2_500_000, trip: Duration::from_millis(50), jitter: Duration::ZERO };
-        let window = line.window_after_slow_start();
+        let window = line.window_until(|rounds| rounds.growth() != Growth::Whole);
         assert!((carries..carries * 9 / 4).contains(&window), "{window} where the line carries {carries}");
+        assert!(line.window_until(|rounds| rounds.growth() == Growth::Ended) <= WINDOW_MAX);
     }
 
     #[test]
     fn a_round_trip_that_shakes_does_not_end_slow_start() {
         let jitter = Duration::from_millis(12);
         let line = Line { rate: 250_000_000, trip: Duration::from_millis(50), jitter };
-        assert!(line.window_after_slow_start() > WINDOW_MAX);
+        assert!(line.window_until(|rounds| rounds.growth() == Growth::Ended) > WINDOW_MAX);
     }
 
     #[test]
@@ -237,13 +238,13 @@ mod tests {
     const WINDOW_MAX: u64 = 4_000_000;
 
     impl Line {
-        /// Returns the window at the end of slow start, or the first one above [`WINDOW_MAX`].
-        fn window_after_slow_start(&self) -> u64 {
+        /// Returns the window once the rounds are so, or the first one above [`WINDOW_MAX`].
+        fn window_until(&self, is_so: impl Fn(&Rounds) -> bool) -> u64 {
             let start = Instant::now();
             let (mut rounds, mut window) = (Rounds::new(start), 10 * PACKET);
             let (mut now, mut free_at, mut count) = (start, start, 0_u32);
             let mut flying = VecDeque::new();
-            while rounds.growth() != Growth::Ended && window <= WINDOW_MAX {
+            while !is_so(&rounds) && window <= WINDOW_MAX {
                 while (flying.len() as u64 + 1) * PACKET <= window {
                     free_at = free_at.max(now) + Duration::from_secs_f64(PACKET as f64 / self.rate as f64);
                     count += 1;
