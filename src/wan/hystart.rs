@@ -186,11 +186,12 @@ mod tests {
     const PACKET: u64 = 1_200;
 
     #[test]
-    fn slow_start_slows_down_with_the_line_full_and_once_more_in_the_queue() {
+    fn slow_start_slows_down_as_the_queue_grows() {
         let carries = 125_000;
         let line = Line { rate: 2_500_000, trip: Duration::from_millis(50), jitter: Duration::ZERO };
         let window = line.window_until(|rounds| rounds.growth() != Growth::Whole);
-        assert!((carries..carries * 9 / 4).contains(&window), "{window} where the line carries {carries}");
+        // A round doubles the window, and what it does to the queue is known a round later.
+        assert!((carries..carries * 9 / 2).contains(&window), "{window} where the line carries {carries}");
         assert!(line.window_until(|rounds| rounds.growth() == Growth::Ended) <= WINDOW_MAX);
     }
 
